@@ -1,0 +1,195 @@
+//! Everything that can happen to a partition.
+
+use std::sync::Arc;
+
+use pendula_model::instance::{Payload, Reason};
+use pendula_model::job::{Job, JobSpec};
+use pendula_model::worker::{HostMetrics, WorkerInfo};
+use pendula_model::{AppId, InstanceId, JobId, SessionId, Timestamp};
+
+use crate::effect::ReplyTo;
+
+/// One thing that happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Time passed; sent when [`Partition::next_wakeup`](crate::Partition::next_wakeup) has come.
+    Tick,
+    /// Somebody asks for something and waits for the [`Reply`](crate::Reply).
+    Command { command: Command, reply_to: ReplyTo },
+    /// What [`Effect::Load`](crate::Effect::Load) asked for.
+    Loaded(Vec<Fact>),
+    /// The jobs whose next fire lies before `until`: what [`Effect::LoadSchedules`](crate::Effect::LoadSchedules)
+    /// asked for. All of them; pages are put together by the caller.
+    SchedulesLoaded { until: Timestamp, jobs: Vec<Job> },
+    /// A worker of `app` opened a session and authenticated.
+    WorkerConnected(Box<WorkerHello>),
+    /// Its connection is gone, or was silent for too long.
+    WorkerDisconnected { session: SessionId },
+    /// A heartbeat: all attempts that the worker holds, and the last dispatch that it saw.
+    WorkerAlive { session: SessionId, dispatches_seen: u64, held: Vec<(InstanceId, u32)>, metrics: Option<HostMetrics> },
+    /// The worker takes nothing new.
+    WorkerDraining { session: SessionId },
+    /// News of attempts, from the worker behind `session`.
+    Reported { session: SessionId, reports: Vec<Report> },
+}
+
+/// A worker's first words.
+#[derive(Clone, Debug)]
+pub struct WorkerHello {
+    pub session: SessionId,
+    pub app: AppId,
+    pub info: WorkerInfo,
+    /// Attempts that it runs.
+    pub running: Vec<(InstanceId, u32)>,
+    /// Attempts that ended there and whose reports follow.
+    pub finished: Vec<(InstanceId, u32)>,
+}
+
+/// What users ask of a partition. Every command is answered once, after its commit.
+#[derive(Clone, Debug)]
+pub enum Command {
+    AppCreate {
+        name: String,
+        namespace: String,
+        allow_scripts: bool,
+    },
+    AppUpdate {
+        app: AppId,
+        allow_scripts: bool,
+    },
+    /// Refused while the app has jobs.
+    AppDelete {
+        app: AppId,
+    },
+
+    /// Creates the job, or replaces the definition of the one of that name. With `expected_version`, only that version
+    /// is replaced; with `Some(0)` the job must not exist.
+    JobApply {
+        app: AppId,
+        spec: Arc<JobSpec>,
+        expected_version: Option<u64>,
+    },
+    JobEnable {
+        app: AppId,
+        name: String,
+        enabled: bool,
+    },
+    JobDelete {
+        app: AppId,
+        name: String,
+    },
+    JobRun(Box<RunRequest>),
+
+    /// Ends a waiting instance as `canceled`; refused once a worker has it.
+    InstanceCancel {
+        instance: InstanceId,
+    },
+    /// Cancels a waiting instance, stops one that a worker has.
+    InstanceStop {
+        instance: InstanceId,
+    },
+
+    /// Takes the worker out of dispatch and asks it to finish and exit.
+    WorkerDrain {
+        app: AppId,
+        worker: String,
+    },
+    /// The live workers of an app.
+    WorkerList {
+        app: AppId,
+    },
+    /// Why an active instance waits, or where it runs and why there.
+    InstanceExplain {
+        instance: InstanceId,
+    },
+}
+
+/// One more instance of a job, asked for by name.
+#[derive(Clone, Debug)]
+pub struct RunRequest {
+    pub app: AppId,
+    pub job: String,
+    /// A JSON object whose keys override the definition's parameters, already checked for size.
+    pub params: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Not before this time.
+    pub due_at: Option<Timestamp>,
+    /// The same key within the app answers with the same instance for as long as that is kept.
+    pub idempotency_key: Option<Arc<str>>,
+    pub rerun_of: Option<InstanceId>,
+    pub priority: Option<i8>,
+}
+
+/// Something that the engine must know from the store before it can go on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Need {
+    JobById(JobId),
+    /// A job that is not deleted.
+    JobByName(AppId, String),
+    /// The instance that was made with an idempotency key.
+    Idempotency(AppId, Arc<str>),
+}
+
+/// The answer to a [`Need`].
+#[derive(Clone, Debug)]
+pub enum Fact {
+    Job { need: Need, job: Option<Job> },
+    Idempotency { need: Need, instance: Option<InstanceId> },
+}
+
+/// News of one attempt.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub instance: InstanceId,
+    pub attempt: u32,
+    pub event: ReportEvent,
+}
+
+#[derive(Clone, Debug)]
+pub enum ReportEvent {
+    /// It runs, since `started_at` (by our clock, from the duration that the worker told).
+    Started {
+        started_at: Timestamp,
+    },
+    /// It is over.
+    Ended {
+        outcome: Outcome,
+        message: Option<Arc<str>>,
+        result: Option<Payload>,
+        started_at: Option<Timestamp>,
+    },
+    Progress {
+        per_mille: u32,
+        message: Option<Arc<str>>,
+    },
+}
+
+/// How an attempt ended, as the worker says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Succeeded,
+    /// `final_` failures are not retried.
+    Failed {
+        reason: Reason,
+        final_: bool,
+    },
+    Stopped,
+    /// It never started.
+    Rejected {
+        reason: Reason,
+    },
+    /// It started, and was given up because the worker shuts down.
+    HandedBack,
+}
+
+/// A live worker, for listings.
+#[derive(Clone, Debug)]
+pub struct WorkerStatus {
+    pub session: SessionId,
+    pub info: WorkerInfo,
+    pub running: u32,
+    pub draining: bool,
+    pub connected_at: Timestamp,
+    pub last_heard: Timestamp,
+    /// False while we wait for it to reconnect.
+    pub connected: bool,
+}

@@ -1,0 +1,128 @@
+//! A new owner's first state, from what the store has.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use pendula_model::Timestamp;
+use pendula_model::change::Change;
+use pendula_model::id::IdSequence;
+use pendula_model::instance::Origin;
+use pendula_model::snapshot::Snapshot;
+
+use super::state::{Active, AppEntry, Away, Dirty, Place, Random, Timer, Window};
+use super::{Output, Partition, Settings};
+use crate::effect::{Effect, Observation};
+
+impl Partition {
+    /// Builds the state from what the store has; `seed` feeds jitter. May already decide things (end what is
+    /// quarantined, ask for schedules): commit and perform `out` as after [`Partition::handle`].
+    ///
+    /// Work that is with a worker keeps running there; it is lost only if its worker does not come back within
+    /// [`Settings::adoption_grace`].
+    pub fn restore(now: Timestamp, seed: u64, settings: Settings, snapshot: Snapshot, out: &mut Output) -> Self {
+        let Snapshot { partition, last_id, apps, jobs, revisions, instances, broken } = snapshot;
+        let mut this = Partition {
+            id: partition,
+            settings,
+            ids: IdSequence::new(partition, last_id),
+            random: Random(seed),
+            now,
+            apps: apps.into_iter().map(|app| (app.id, AppEntry::new(app))).collect(),
+            jobs: HashMap::new(),
+            names: HashMap::new(),
+            keys: HashMap::new(),
+            parked: HashMap::new(),
+            instances: HashMap::new(),
+            sessions: BTreeMap::new(),
+            away: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            window: Window::default(),
+            touched: Vec::new(),
+            pumpable: BTreeSet::new(),
+        };
+        for (id, why) in broken {
+            let prune_at = now.plus(this.settings.retention);
+            out.changes.push(Change::InstanceQuarantined { id, at: now, why: why.clone(), prune_at });
+            out.effects.push(Effect::Observed(Observation::Quarantined { instance: id, why }));
+        }
+        let deleted: BTreeSet<_> = snapshot_deleted(&jobs);
+        for job in jobs {
+            let id = job.id;
+            if deleted.contains(&id) {
+                this.insert_entry(job);
+                this.jobs.get_mut(&id).expect("just inserted").deleted = true;
+                this.arm(id);
+            } else {
+                this.remember(job);
+            }
+        }
+        let revisions: HashMap<_, _> =
+            revisions.into_iter().map(|(job, revision, spec)| ((job, revision), spec)).collect();
+        for row in instances {
+            let current = this.jobs.get(&row.job).map(|entry| (entry.job.revision, entry.job.spec.clone()));
+            let spec = match current {
+                Some((revision, spec)) if revision == row.revision => Some(spec),
+                _ => revisions.get(&(row.job, row.revision)).cloned(),
+            };
+            let definition = spec.and_then(|spec| this.definition(row.job, row.revision, &spec));
+            let Some(definition) = definition else {
+                let why = format!("revision {} of job {} is missing", row.revision.0, row.job);
+                let prune_at = now.plus(this.settings.retention);
+                out.changes.push(Change::InstanceQuarantined { id: row.id, at: now, why: why.clone(), prune_at });
+                out.effects.push(Effect::Observed(Observation::Quarantined { instance: row.id, why }));
+                continue;
+            };
+            let id = row.id;
+            let entry = this.jobs.get_mut(&row.job).expect("a definition implies the job");
+            entry.triggered += usize::from(row.origin == Origin::Trigger);
+            let mut active = Active {
+                row,
+                definition,
+                place: Place::Delayed,
+                dirty: Dirty::Clean,
+                timer: None,
+                session: None,
+                sequence: 0,
+                sent_at: now,
+                progress: None,
+            };
+            if active.row.state.is_placed() {
+                active.place = Place::Placed;
+                entry.admitted.insert(id);
+                let worker = active.row.worker.clone().expect("the store checks that placed instances have a worker");
+                let app = active.row.app;
+                let deadline = now.plus(this.settings.adoption_grace);
+                let away = this.away.entry(worker.clone()).or_insert_with(|| {
+                    this.timers.insert((deadline, Timer::Away(worker)));
+                    Away { app, held: BTreeSet::new(), deadline, last: None }
+                });
+                away.held.insert(id);
+            } else if active.row.attempt > 0 {
+                active.place = Place::BackOff;
+                entry.admitted.insert(id);
+            } else if active.row.due_at > now {
+                entry.delayed += 1;
+            } else {
+                active.place = Place::Queued;
+                entry.queue.insert(active.queue_key());
+            }
+            let (place, due) = (active.place, active.row.due_at);
+            this.instances.insert(id, active);
+            if place == Place::BackOff && due <= now {
+                this.make_ready(id);
+            }
+            this.rearm(id);
+        }
+        let queued: Vec<_> = this.jobs.iter().filter(|(_, entry)| !entry.queue.is_empty()).map(|(id, _)| *id).collect();
+        for job in queued {
+            this.admit_queued(job, out);
+        }
+        this.open_window(out);
+        this.settle(out);
+        this
+    }
+}
+
+/// Jobs that were deleted while instances of theirs were active: their names may belong to others now.
+fn snapshot_deleted(jobs: &[pendula_model::job::Job]) -> BTreeSet<pendula_model::JobId> {
+    jobs.iter().filter(|job| job.deleted_at.is_some()).map(|job| job.id).collect()
+}

@@ -1,0 +1,348 @@
+//! What a worker runs: a built-in processor with its settings, or a handler that a user registered with an SDK.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::invalid::Invalid;
+use crate::limits;
+
+/// In a definition, one key names the processor: `{ shell: "./report.sh" }`, `{ http: { url: … } }`,
+/// `{ handler: report }`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Processor {
+    /// A script for `/bin/sh` or another interpreter.
+    Shell(Script),
+    /// A script for `python3`.
+    Python(Script),
+    /// A request made by the worker.
+    Http(Http),
+    /// A function registered with a worker SDK.
+    Handler(Handler),
+}
+
+/// A script, either as bare text or with settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "ScriptForm", into = "ScriptForm")]
+pub struct Script {
+    /// The program text. `${…}` templates in it become safely quoted values (shell only).
+    pub script: String,
+    /// Program that reads the script, with arguments; default `/bin/sh` or `python3`.
+    pub interpreter: Vec<String>,
+    /// Arguments of the script; templates are expanded.
+    pub args: Vec<String>,
+    /// Further environment variables; templates are expanded.
+    pub env: BTreeMap<String, String>,
+    /// Text for standard input; templates are expanded.
+    pub stdin: Option<String>,
+    /// Working directory; default is an empty one made for the attempt.
+    pub directory: Option<String>,
+    /// Exit codes that mean success; default 0 alone.
+    pub success_codes: Vec<i32>,
+    /// User to run as, where the worker is allowed to change user.
+    pub run_as: Option<String>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum ScriptForm {
+    Text(String),
+    Full(ScriptSettings),
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ScriptSettings {
+    script: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    interpreter: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    args: Vec<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    env: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stdin: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    directory: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    success_codes: Vec<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    run_as: Option<String>,
+}
+
+impl Script {
+    /// A script without settings.
+    pub fn new(script: impl Into<String>) -> Self {
+        Script {
+            script: script.into(),
+            interpreter: Vec::new(),
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            stdin: None,
+            directory: None,
+            success_codes: Vec::new(),
+            run_as: None,
+        }
+    }
+}
+
+impl From<ScriptForm> for Script {
+    fn from(form: ScriptForm) -> Self {
+        match form {
+            ScriptForm::Text(script) => Script::new(script),
+            ScriptForm::Full(settings) => Script {
+                script: settings.script,
+                interpreter: settings.interpreter,
+                args: settings.args,
+                env: settings.env,
+                stdin: settings.stdin,
+                directory: settings.directory,
+                success_codes: settings.success_codes,
+                run_as: settings.run_as,
+            },
+        }
+    }
+}
+
+impl From<Script> for ScriptForm {
+    fn from(script: Script) -> Self {
+        if script == Script::new(script.script.clone()) {
+            return ScriptForm::Text(script.script);
+        }
+        ScriptForm::Full(ScriptSettings {
+            script: script.script,
+            interpreter: script.interpreter,
+            args: script.args,
+            env: script.env,
+            stdin: script.stdin,
+            directory: script.directory,
+            success_codes: script.success_codes,
+            run_as: script.run_as,
+        })
+    }
+}
+
+/// A request and the rule that tells success.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Http {
+    /// `http` or `https`; templates are expanded and percent-encoded.
+    pub url: String,
+    /// Default `GET`.
+    #[serde(default = "get", skip_serializing_if = "is_get")]
+    pub method: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// Sent as it is after templates were expanded (as JSON strings where the content type is JSON).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+    /// When the answer counts as success.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub success: HttpSuccess,
+    /// Time for the whole exchange, redirects included. Default 30 s.
+    #[serde(default, with = "crate::duration::option", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub timeout: Option<Duration>,
+    /// Bytes of the answer's body that are read. Default 1 MiB, at most 64 MiB; a longer body fails the attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_body: Option<u64>,
+    /// Redirects followed, each checked by the egress guard. Default 5, at most 20.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirects: Option<u32>,
+}
+
+/// Both rules must hold.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct HttpSuccess {
+    /// Status codes (`"204"`) and inclusive ranges (`"200-299"`); default `200-299`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub status: Vec<String>,
+    /// A condition on the body, such as `json.code == 0 && body contains "ok"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+}
+
+/// A registered handler, either as its bare name or with settings for it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "HandlerForm", into = "HandlerForm")]
+pub struct Handler {
+    pub name: String,
+    /// Settings that the handler understands; opaque to Pendula.
+    pub config: Option<serde_json::Value>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum HandlerForm {
+    Name(String),
+    Full(HandlerSettings),
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HandlerSettings {
+    name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    config: Option<serde_json::Value>,
+}
+
+impl From<HandlerForm> for Handler {
+    fn from(form: HandlerForm) -> Self {
+        match form {
+            HandlerForm::Name(name) => Handler { name, config: None },
+            HandlerForm::Full(full) => Handler { name: full.name, config: full.config },
+        }
+    }
+}
+
+impl From<Handler> for HandlerForm {
+    fn from(handler: Handler) -> Self {
+        match handler.config {
+            None => HandlerForm::Name(handler.name),
+            config => HandlerForm::Full(HandlerSettings { name: handler.name, config }),
+        }
+    }
+}
+
+/// Names that a handler must not take, because a built-in processor has them or will.
+pub const RESERVED: [&str; 5] = ["shell", "python", "http", "sql", "wasm"];
+
+impl Processor {
+    /// The name under which a worker offers it.
+    pub fn name(&self) -> &str {
+        match self {
+            Processor::Shell(_) => "shell",
+            Processor::Python(_) => "python",
+            Processor::Http(_) => "http",
+            Processor::Handler(handler) => &handler.name,
+        }
+    }
+
+    /// Whether it runs code that the definition contains, which an administrator must have allowed for the app.
+    pub fn is_script(&self) -> bool {
+        matches!(self, Processor::Shell(_) | Processor::Python(_))
+    }
+
+    /// What travels to the worker: the settings as JSON, without the processor's name.
+    pub fn config_json(&self) -> String {
+        let json = match self {
+            Processor::Shell(script) | Processor::Python(script) => serde_json::to_string(script),
+            Processor::Http(http) => serde_json::to_string(http),
+            Processor::Handler(handler) => serde_json::to_string(&handler.config),
+        };
+        json.expect("maps with string keys always become JSON")
+    }
+
+    /// Checks what can be checked without a worker.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        match self {
+            Processor::Shell(script) => check_script(script).map_err(|e| e.inside("shell")),
+            Processor::Python(script) => check_script(script).map_err(|e| e.inside("python")),
+            Processor::Http(http) => check_http(http).map_err(|e| e.inside("http")),
+            Processor::Handler(handler) => {
+                limits::check_name("handler", &handler.name)?;
+                if RESERVED.contains(&handler.name.as_str()) {
+                    let message = format!("`{}` is the name of a built-in processor", handler.name);
+                    return Err(Invalid::new("handler", message));
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn check_script(script: &Script) -> Result<(), Invalid> {
+    if script.script.trim().is_empty() {
+        return Err(Invalid::new("script", "is empty; write the commands to run"));
+    }
+    let texts = script.interpreter.iter().chain(&script.args).chain(script.env.values()).chain([&script.script]);
+    if texts.into_iter().any(|text| text.contains('\0')) {
+        return Err(Invalid::new("script", "contains a NUL character"));
+    }
+    for name in script.env.keys() {
+        let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if name.is_empty() || !plain || name.starts_with(|c: char| c.is_ascii_digit()) {
+            let message = format!("{name:?} is not the name of an environment variable; use letters, digits and _");
+            return Err(Invalid::new("env", message));
+        }
+    }
+    Ok(())
+}
+
+fn check_http(http: &Http) -> Result<(), Invalid> {
+    let url = &http.url;
+    if !url.starts_with("http://") && !url.starts_with("https://") {
+        return Err(Invalid::new("url", format!("{url:?} must begin with http:// or https://")));
+    }
+    if http.method.is_empty() || !http.method.bytes().all(|b| b.is_ascii_uppercase()) {
+        return Err(Invalid::new("method", format!("{:?} is not a method; write GET, POST, PUT …", http.method)));
+    }
+    for status in &http.success.status {
+        parse_status_range(status).ok_or_else(|| {
+            Invalid::new("success.status", format!("{status:?} is neither a code (\"204\") nor a range (\"200-299\")"))
+        })?;
+    }
+    if http.max_body.is_some_and(|max| max > 64 * 1024 * 1024) {
+        return Err(Invalid::new("max_body", "at most 67108864 (64 MiB)"));
+    }
+    if http.redirects.is_some_and(|redirects| redirects > 20) {
+        return Err(Invalid::new("redirects", "at most 20"));
+    }
+    Ok(())
+}
+
+/// Reads `"204"` or `"200-299"`, both ends inclusive and between 100 and 599.
+pub fn parse_status_range(text: &str) -> Option<std::ops::RangeInclusive<u16>> {
+    let (low, high) = text.split_once('-').unwrap_or((text, text));
+    let (low, high): (u16, u16) = (low.trim().parse().ok()?, high.trim().parse().ok()?);
+    (100 <= low && low <= high && high <= 599).then_some(low..=high)
+}
+
+fn get() -> String {
+    "GET".to_owned()
+}
+
+fn is_get(method: &String) -> bool {
+    method == "GET"
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Processor {
+        serde_json::from_str(json).expect(json)
+    }
+
+    #[test]
+    fn short_and_long_forms_mean_the_same_and_are_written_back_short() {
+        assert_eq!(read(r#"{"shell":"ls"}"#), read(r#"{"shell":{"script":"ls"}}"#));
+        assert_eq!(read(r#"{"handler":"a"}"#), read(r#"{"handler":{"name":"a"}}"#));
+        for json in [r#"{"shell":"ls"}"#, r#"{"handler":"a"}"#, r#"{"http":{"url":"http://a"}}"#] {
+            assert_eq!(serde_json::to_string(&read(json)).unwrap(), json);
+        }
+    }
+
+    #[test]
+    fn what_cannot_run_is_refused_with_its_field() {
+        for (json, field) in [
+            (r#"{"shell":" "}"#, "shell.script"),
+            (r#"{"shell":{"script":"ls","env":{"A B":"1"}}}"#, "shell.env"),
+            (r#"{"http":{"url":"file:///etc/passwd"}}"#, "http.url"),
+            (r#"{"http":{"url":"http://a","success":{"status":["abc"]}}}"#, "http.success.status"),
+            (r#"{"handler":"shell"}"#, "handler"),
+        ] {
+            assert_eq!(read(json).validate().unwrap_err().field, field, "{json}");
+        }
+    }
+}

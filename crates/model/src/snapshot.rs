@@ -1,0 +1,25 @@
+//! What a new owner of a partition reads before it acts. Its size follows what is under way, never history.
+
+use std::sync::Arc;
+
+use crate::app::App;
+use crate::id::{InstanceId, JobId, PartitionId, Revision};
+use crate::instance::Instance;
+use crate::job::{Job, JobSpec};
+
+/// A partition as the store has it.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub partition: PartitionId,
+    /// The largest id ever stored, of any partition and kind; 0 when there is none.
+    pub last_id: i64,
+    pub apps: Vec<App>,
+    /// Jobs (deleted ones too) that active instances belong to.
+    pub jobs: Vec<Job>,
+    /// The definitions that active instances were fired with, as far as they differ from the job's own revision.
+    pub revisions: Vec<(JobId, Revision, Arc<JobSpec>)>,
+    /// Instances that have not ended, in order of id.
+    pub instances: Vec<Instance>,
+    /// Active instances whose row or definition could not be read, and why; the owner ends them as quarantined.
+    pub broken: Vec<(InstanceId, String)>,
+}
