@@ -83,6 +83,12 @@ macro_rules! id {
                 PartitionId(((self.0 as u64 >> SEQUENCE_BITS) & u64::from(PartitionId::LIMIT - 1)) as u16)
             }
 
+            /// The smallest id that can have been handed out at `at` or later, whatever the partition.
+            pub fn first_at(at: Timestamp) -> Self {
+                let last_millis = (1 << (63 - TIME_SHIFT)) - 1;
+                $name((at.as_millis() - ID_EPOCH_MILLIS).clamp(0, last_millis) << TIME_SHIFT)
+            }
+
             /// When it was handed out, to the millisecond.
             pub fn created_at(self) -> Timestamp {
                 Timestamp::from_millis((self.0 >> TIME_SHIFT) + ID_EPOCH_MILLIS)
@@ -177,6 +183,9 @@ mod tests {
             last = id;
         }
         assert_eq!(InstanceId(last).created_at(), now.plus(std::time::Duration::from_millis(2)));
+        assert!(InstanceId::first_at(InstanceId(last).created_at()) <= InstanceId(last));
+        assert!(InstanceId::first_at(InstanceId(last).created_at().plus(std::time::Duration::from_millis(1))).0 > last);
+        assert!(InstanceId::first_at(Timestamp::MAX).0 > 0);
     }
 
     #[test]
