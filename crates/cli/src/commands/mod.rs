@@ -1,0 +1,22 @@
+//! One file per command, or group of them. Each has its arguments, its help, and what it does.
+
+pub mod app;
+pub mod apply;
+pub mod completions;
+pub mod config;
+pub mod dev;
+pub mod diff;
+pub mod doctor;
+pub mod export;
+pub mod import;
+pub mod instance;
+pub mod job;
+pub mod login;
+pub mod server;
+pub mod token;
+pub mod version;
+pub mod worker;
+
+mod ask;
+mod moment;
+mod watch;

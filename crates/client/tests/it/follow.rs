@@ -1,0 +1,82 @@
+use std::time::Duration;
+
+use pendula_client::{Client, ClientError, FollowOptions};
+use pendula_model::InstanceId;
+use pendula_model::api::LogEvent;
+use pendula_model::instance::InstanceState;
+
+use crate::canned::{Canned, events, json};
+
+const ID: InstanceId = InstanceId(42);
+
+async fn collect(server: &Canned, options: FollowOptions) -> (String, Option<InstanceState>, Option<ClientError>) {
+    let client = Client::new(&server.address, "secret").expect("an address");
+    let mut follow = client.follow(ID, options);
+    let (mut text, mut end) = (String::new(), None);
+    while let Some(event) = follow.next().await {
+        match event {
+            Ok(LogEvent::Log { data, .. }) => text.push_str(&data),
+            Ok(LogEvent::Gap { bytes, .. }) => text.push_str(&format!("<{bytes} lost>")),
+            Ok(LogEvent::State { .. }) => {}
+            Ok(LogEvent::End { state, .. }) => end = Some(state),
+            Err(error) => return (text, end, Some(error)),
+        }
+    }
+    (text, end, None)
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_resumed_and_no_byte_comes_twice() {
+    let server = Canned::start(vec![
+        events(&[
+            ("state", r#"{"event":"state","state":"running","attempt":1,"worker":"w"}"#),
+            ("log", r#"{"event":"log","attempt":1,"offset":0,"data":"one "}"#),
+            ("log\nid: 1:8", r#"{"event":"log","attempt":1,"offset":4,"data":"two "}"#),
+        ]),
+        json("503 Service Unavailable", r#"{"type":"t","title":"starting","status":503,"code":"not_ready","retryable":true}"#),
+        events(&[
+            // The server went back further than asked, and knows an event that we do not.
+            ("log", r#"{"attempt":1,"offset":4,"data":"two three "}"#),
+            ("fireworks", r#"{"event":"fireworks"}"#),
+            ("gap", r#"{"attempt":2,"offset":0,"bytes":3}"#),
+            ("log", r#"{"attempt":2,"offset":3,"data":"four"}"#),
+            ("end", r#"{"state":"succeeded"}"#),
+        ]),
+    ])
+    .await;
+    let (text, end, error) = collect(&server, FollowOptions::default()).await;
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(text, "one two three <3 lost>four");
+    assert_eq!(end, Some(InstanceState::Succeeded));
+    let requests = server.requests();
+    assert!(requests[0].starts_with("GET /api/v1/instances/42/logs?follow=true HTTP"), "{}", requests[0]);
+    assert!(requests[0].contains("authorization: Bearer secret"));
+    assert!(requests[2].contains("last-event-id: 1:8"), "{}", requests[2]);
+}
+
+#[tokio::test]
+async fn text_that_was_repaired_is_placed_by_its_id() {
+    let server = Canned::start(vec![events(&[
+        // One byte that is no UTF-8 became three.
+        ("log\nid: 1:3", r#"{"attempt":1,"offset":0,"data":"a\ufffdb"}"#),
+        ("log\nid: 1:5", r#"{"attempt":1,"offset":3,"data":"cd"}"#),
+        ("log\nid: 1:5", r#"{"attempt":1,"offset":3,"data":"cd"}"#),
+        ("end", r#"{"state":"failed"}"#),
+    ])])
+    .await;
+    let (text, end, _) = collect(&server, FollowOptions::default()).await;
+    assert_eq!((text.as_str(), end), ("a\u{fffd}bcd", Some(InstanceState::Failed)));
+}
+
+#[tokio::test]
+async fn a_refusal_is_final_and_silence_ends_with_patience() {
+    let refused = json("404 Not Found", r#"{"type":"t","title":"no such instance","status":404,"code":"not_found"}"#);
+    let server = Canned::start(vec![refused]).await;
+    let (_, _, error) = collect(&server, FollowOptions::default()).await;
+    assert_eq!(error.expect("refused").code(), Some("not_found"));
+
+    let server = Canned::start(vec![events(&[])]).await;
+    let options = FollowOptions { patience: Duration::from_millis(250), ..FollowOptions::default() };
+    let (_, _, error) = collect(&server, options).await;
+    assert!(matches!(error, Some(ClientError::Unreachable { .. })), "{error:?}");
+}

@@ -1,0 +1,50 @@
+use pendula_client::{Client, ClientError, RunKey};
+use pendula_model::api::{RunJob, TokenCreate, TokenKind};
+
+use crate::canned::{Canned, json};
+
+#[tokio::test]
+async fn names_are_encoded_and_the_key_travels() {
+    let answer = json("200 OK", r#"{"instance":"7","created":true}"#);
+    let server = Canned::start(vec![answer.clone(), answer]).await;
+    let client = Client::new(&server.address, "secret").expect("an address");
+    let key = RunKey::Given("k-1");
+    let run = client.job_run("my app", "日报?x#y", &RunJob::default(), key).await.expect("answered");
+    assert_eq!(run.instance.map(|id| id.0), Some(7));
+    client.job_run("a", "..", &RunJob::default(), RunKey::Random).await.expect("answered");
+    let requests = server.requests();
+    let path = "/api/v1/apps/my%20app/jobs/%E6%97%A5%E6%8A%A5%3Fx%23y/run";
+    assert!(requests[0].starts_with(&format!("POST {path} HTTP/1.1")), "{}", requests[0]);
+    assert!(requests[0].contains("idempotency-key: k-1"), "{}", requests[0]);
+    assert!(!requests[1].contains("idempotency-key"), "{}", requests[1]);
+}
+
+#[tokio::test]
+async fn each_kind_of_failure_is_told_apart() {
+    let problem = r#"{"type":"t","title":"refused","status":422,"code":"invalid","detail":"is empty","field":"name"}"#;
+    let server = Canned::start(vec![
+        json("422 Unprocessable Entity", problem),
+        json("200 OK", r#"{"hello":"stranger"}"#),
+        json("404 Not Found", "nothing here"),
+        json("502 Bad Gateway", "<html>"),
+    ])
+    .await;
+    let client = Client::new(&server.address, "secret").expect("an address");
+    let create = TokenCreate { name: String::new(), kind: TokenKind::Admin, app: None, expires_in: None };
+    let refused = client.token_create(&create).await.expect_err("refused");
+    assert_eq!((refused.code(), refused.to_string().as_str()), (Some("invalid"), "name: is empty"));
+    for expect in ["missing field `token`", "is this a Pendula server?"] {
+        let stranger = client.whoami().await.expect_err("no answer of ours");
+        assert!(matches!(stranger, ClientError::Protocol { .. }) && stranger.to_string().contains(expect), "{stranger}");
+    }
+    assert!(client.whoami().await.expect_err("a gateway").is_retryable());
+    let away = client.whoami().await.expect_err("nobody listens");
+    assert!(matches!(away, ClientError::Unreachable { maybe_sent: false, .. }), "{away:?}");
+    assert!(away.to_string().contains("refused"), "{away}");
+}
+
+#[test]
+fn a_file_without_certificates_is_no_authority() {
+    let built = Client::builder("https://localhost").authority("not a certificate").build();
+    assert!(matches!(built.err(), Some(ClientError::Address(_))));
+}

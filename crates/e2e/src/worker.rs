@@ -1,0 +1,42 @@
+//! A real worker process with the built-in processors.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::binary::pendula;
+use crate::process::Process;
+
+pub struct ShellWorker {
+    process: Process,
+    name: String,
+}
+
+impl ShellWorker {
+    /// Starts a worker of `app` that dials `url`.
+    pub fn start(url: &str, app: &str, token: &str, name: &str, directory: &Path) -> ShellWorker {
+        let mut command = Command::new(pendula());
+        command
+            .args(["worker", "--server", url, "--app", app, "--name", name, "--slots", "64"])
+            .env("PENDULA_TOKEN", token);
+        let log = directory.join(format!("{name}.log"));
+        let process = Process::start(&mut command, &log).expect("the worker's program can be started");
+        ShellWorker { process, name: name.to_owned() }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+}

@@ -1,0 +1,6 @@
+//! Tests with real processes.
+
+mod arrows;
+mod install;
+mod kill;
+mod stop;

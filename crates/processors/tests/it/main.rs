@@ -1,0 +1,8 @@
+//! The processors against real processes and a real HTTP server.
+
+mod attempt;
+mod http;
+mod processes;
+mod scripts;
+mod shell_quoting;
+mod supervision;

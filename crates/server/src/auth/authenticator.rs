@@ -1,0 +1,230 @@
+//! From an `Authorization` header to a [`Principal`], and the news that one is no longer good.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use pendula_model::id::IdSequence;
+use pendula_model::token::{Scope, Token};
+use pendula_model::{AppId, PartitionId, Timestamp, TokenId};
+use pendula_store::{Store, StoreError};
+use tokio::sync::broadcast;
+
+use super::failures::Failures;
+use super::principal::Principal;
+use super::secret::{self, Secret};
+use crate::clock::Clock;
+
+/// How long an accepted token is remembered without asking the store. Revocation by this server forgets it at once;
+/// this bounds what another server's revocation takes.
+const REMEMBERED: Duration = Duration::from_secs(2);
+/// Accepted tokens that are remembered.
+const REMEMBERED_TOKENS: usize = 10_000;
+/// No secret is longer.
+const LONGEST: usize = 512;
+
+/// Why a caller is not let in. The two refusals look the same to the caller, who learns nothing about tokens from them.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AuthError {
+    #[error("no credential was given")]
+    Missing,
+    #[error("the credential is malformed, unknown, expired or revoked")]
+    Invalid,
+    /// Too many failed attempts from this peer.
+    #[error("too many failed attempts; wait {} s", .0.as_secs())]
+    TooManyFailures(Duration),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What ceased to be valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revoked {
+    Token(TokenId),
+    /// An app was deleted, and its tokens with it.
+    App(AppId),
+}
+
+/// Knows tokens. One per server.
+pub struct Authenticator {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    failures: Failures,
+    remembered: Mutex<Remembered>,
+    revoked: broadcast::Sender<Revoked>,
+}
+
+#[derive(Default)]
+struct Remembered {
+    tokens: HashMap<[u8; 32], (Arc<Principal>, Instant)>,
+    /// Grows with each revocation, so that a lookup which began before one does not bring the token back.
+    revocations: u64,
+}
+
+impl Authenticator {
+    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
+        let (revoked, _) = broadcast::channel(1024);
+        Authenticator { store, clock, failures: Failures::default(), remembered: Mutex::default(), revoked }
+    }
+
+    /// Whom the value of an `Authorization` header stands for: `Bearer SECRET`.
+    pub async fn authenticate(&self, header: Option<&str>) -> Result<Arc<Principal>, AuthError> {
+        let hash = hash_of(header)?;
+        match self.remembered(&hash) {
+            Some(principal) => Ok(principal),
+            None => self.look_up(hash).await,
+        }
+    }
+
+    /// The same for a caller at `peer`, who is refused for a while after too many failures.
+    ///
+    /// A token that was accepted just now is let in all the same: others behind the same address may be failing.
+    pub async fn authenticate_from(&self, peer: IpAddr, header: Option<&str>) -> Result<Arc<Principal>, AuthError> {
+        let found = match hash_of(header) {
+            Ok(hash) => match self.remembered(&hash) {
+                Some(principal) => return Ok(principal),
+                None => match self.failures.blocked(peer, Instant::now()) {
+                    Some(wait) => return Err(AuthError::TooManyFailures(wait)),
+                    None => self.look_up(hash).await,
+                },
+            },
+            Err(error) => Err(error),
+        };
+        if let Err(AuthError::Invalid) = found {
+            if let Some(wait) = self.failures.blocked(peer, Instant::now()) {
+                return Err(AuthError::TooManyFailures(wait));
+            }
+            self.failures.record(peer, Instant::now());
+            tracing::info!(target: "audit", %peer, "refused a credential");
+        }
+        found
+    }
+
+    /// Makes a token. The secret exists nowhere else.
+    pub async fn create(
+        &self,
+        name: &str,
+        scope: Scope,
+        expires_at: Option<Timestamp>,
+    ) -> Result<(Token, Secret), StoreError> {
+        let secret = Secret::generate(&scope);
+        let token = new_token(name, scope, secret.hash(), self.clock.now(), expires_at);
+        self.store.token_insert(token.clone()).await?;
+        Ok((token, secret))
+    }
+
+    /// Makes a token invalid at once; whether there was one.
+    pub async fn revoke(&self, id: TokenId) -> Result<bool, StoreError> {
+        let found = self.store.token_delete(id).await?;
+        self.forget(Revoked::Token(id));
+        Ok(found)
+    }
+
+    /// To be called when an app was deleted, with which the store forgets its tokens.
+    pub fn app_deleted(&self, app: AppId) {
+        self.forget(Revoked::App(app));
+    }
+
+    /// What is revoked from now on. Most users want [`Authenticator::ended`].
+    pub fn revocations(&self) -> broadcast::Receiver<Revoked> {
+        self.revoked.subscribe()
+    }
+
+    /// Resolves when the principal's token expires or is revoked, with the reason. For connections that outlive a
+    /// request: run it beside them and close them when it resolves.
+    pub async fn ended(&self, principal: &Principal) -> &'static str {
+        let mut revocations = self.revoked.subscribe();
+        // What was revoked between authentication and subscription is no news any more.
+        if self.is_gone(principal).await {
+            return "its token was revoked";
+        }
+        loop {
+            let now = self.clock.now();
+            if principal.expires_at.is_some_and(|at| at <= now) {
+                return "its token has expired";
+            }
+            // Bounded, because the wall clock that decides may jump.
+            let pause = principal.expires_at.map_or(Duration::from_secs(60), |at| at.since(now)).min(Duration::from_secs(60));
+            tokio::select! {
+                news = revocations.recv() => match news {
+                    Ok(Revoked::Token(id)) if id == principal.token_id => return "its token was revoked",
+                    Ok(Revoked::App(app)) if principal.scope.app() == Some(app) => return "its app was deleted",
+                    Ok(_) => {}
+                    Err(_) => if self.is_gone(principal).await { return "its token was revoked" },
+                },
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn is_gone(&self, principal: &Principal) -> bool {
+        match self.store.tokens().await {
+            Ok(tokens) => !tokens.iter().any(|token| token.id == principal.token_id),
+            // The store being away is no reason to send workers away; requests are refused meanwhile anyhow.
+            Err(_) => false,
+        }
+    }
+
+    fn remembered(&self, hash: &[u8; 32]) -> Option<Arc<Principal>> {
+        let (principal, since) = self.cache().tokens.get(hash)?.clone();
+        let fresh = since.elapsed() < REMEMBERED && principal.expires_at.is_none_or(|at| self.clock.now() < at);
+        fresh.then_some(principal)
+    }
+
+    async fn look_up(&self, hash: [u8; 32]) -> Result<Arc<Principal>, AuthError> {
+        let revocations = self.cache().revocations;
+        let token = self.store.token_by_hash(hash).await?.ok_or(AuthError::Invalid)?;
+        if token.expires_at.is_some_and(|at| at <= self.clock.now()) {
+            return Err(AuthError::Invalid);
+        }
+        let principal = Arc::new(Principal::from(token));
+        let mut cache = self.cache();
+        if cache.revocations == revocations {
+            if cache.tokens.len() >= REMEMBERED_TOKENS {
+                cache.tokens.clear();
+            }
+            cache.tokens.insert(hash, (principal.clone(), Instant::now()));
+        }
+        Ok(principal)
+    }
+
+    fn forget(&self, revoked: Revoked) {
+        let mut cache = self.cache();
+        cache.revocations += 1;
+        cache.tokens.retain(|_, (principal, _)| match revoked {
+            Revoked::Token(id) => principal.token_id != id,
+            Revoked::App(app) => principal.scope.app() != Some(app),
+        });
+        drop(cache);
+        // Nobody listening is fine.
+        let _ = self.revoked.send(revoked);
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Remembered> {
+        self.remembered.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+/// Tokens belong to no partition, so the ten bits for it are drawn: two servers make no equal ids.
+pub(super) fn new_token(
+    name: &str,
+    scope: Scope,
+    hash: [u8; 32],
+    now: Timestamp,
+    expires_at: Option<Timestamp>,
+) -> Token {
+    let partition = PartitionId(rand::random_range(0..PartitionId::LIMIT));
+    let id = TokenId(IdSequence::new(partition, 0).next(now));
+    Token { id, name: name.to_owned(), scope, hash, created_at: now, expires_at }
+}
+
+fn hash_of(header: Option<&str>) -> Result<[u8; 32], AuthError> {
+    let (scheme, secret) = header.ok_or(AuthError::Missing)?.split_once(' ').ok_or(AuthError::Invalid)?;
+    let secret = secret.trim();
+    let shaped = !secret.is_empty() && secret.len() <= LONGEST && secret.bytes().all(|byte| byte.is_ascii_graphic());
+    if !scheme.eq_ignore_ascii_case("bearer") || !shaped {
+        return Err(AuthError::Invalid);
+    }
+    Ok(secret::hash(secret))
+}

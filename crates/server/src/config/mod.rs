@@ -1,0 +1,201 @@
+//! Configuration, in two steps: what was written ([`raw`]: texts with their origins) and what it means ([`Config`]).
+//!
+//! Defaults < file < environment (`PENDULA_LISTEN`, `PENDULA_TLS_CERT`, …) < flags. Every option is described once, in
+//! [`options`], from where `config show` and error messages take it. Nobody else reads the environment.
+
+mod options;
+mod raw;
+mod values;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pendula_engine::Settings;
+
+pub use options::{OPTIONS, Opt};
+pub use raw::{ConfigSources, Flags};
+
+use raw::Raw;
+
+/// A setting that is not acceptable: where it was written, what, and what is allowed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{origin}: `{value}` is not allowed; {allowed}")]
+    Value { origin: String, value: String, allowed: String },
+    #[error("{origin}: there is no such option{}", nearest.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default())]
+    Unknown { origin: String, nearest: Option<&'static str> },
+    #[error("{file}: {why}")]
+    File { file: String, why: String },
+    /// Settings that do not go together.
+    #[error("{0}")]
+    Together(String),
+}
+
+/// A server's configuration, complete and checked.
+#[derive(Clone, PartialEq)]
+pub struct Config {
+    /// `host:port`; port 0 takes a free one.
+    pub listen: String,
+    /// `host:port` under which workers and users reach the server, where it differs from `listen`.
+    pub advertise: Option<String>,
+    pub database: Database,
+    /// Bytes.
+    pub database_cache: u64,
+    /// A secret to administer the server with, instead of one made on the first start.
+    pub admin_token: Option<String>,
+    pub partitions: u16,
+    pub retention: Duration,
+    pub shutdown_within: Duration,
+    pub tls: Option<Tls>,
+    pub engine: Engine,
+    pub limits: Limits,
+    pub log: Log,
+    /// What was noticed and does not keep the server from starting.
+    pub warnings: Vec<String>,
+    raw: Raw,
+}
+
+/// Where everything is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Database {
+    /// A directory that belongs to one server.
+    Sqlite { directory: PathBuf },
+}
+
+/// Files in PEM format.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+/// Times of the engine: see [`Settings`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Engine {
+    pub look_ahead: Duration,
+    pub lost_after: Duration,
+    pub adoption_grace: Duration,
+    pub misfire_after: Duration,
+}
+
+/// Bounds that protect the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Of one partition.
+    pub active_instances: u32,
+    pub connections: u32,
+    pub sessions: u32,
+    pub header_timeout: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    pub format: LogFormat,
+    pub filter: String,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Config {
+    /// Reads and checks everything.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with the place where it was written.
+    pub fn load(sources: &ConfigSources) -> Result<Config, ConfigError> {
+        Config::from_raw(Raw::gather(sources)?)
+    }
+
+    /// All options with their meaning, their default and their value, as a file that can be loaded again. Secrets are
+    /// left out.
+    pub fn to_toml_documented(&self) -> String {
+        self.raw.to_toml_documented()
+    }
+
+    /// The engine's part.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            look_ahead: self.engine.look_ahead,
+            lost_after: self.engine.lost_after,
+            adoption_grace: self.engine.adoption_grace,
+            misfire_after: self.engine.misfire_after,
+            retention: self.retention,
+            max_active: self.limits.active_instances as usize,
+        }
+    }
+
+    fn from_raw(raw: Raw) -> Result<Config, ConfigError> {
+        let tls = match (raw.get("tls.cert", values::path)?, raw.get("tls.key", values::path)?) {
+            (Some(cert), Some(key)) => Some(Tls { cert, key }),
+            (None, None) => None,
+            _ => return Err(ConfigError::Together("set both of `tls.cert` and `tls.key`, or none of them".to_owned())),
+        };
+        let second = Duration::from_secs(1);
+        let day = Duration::from_secs(86_400);
+        let engine = Engine {
+            look_ahead: raw.need("engine.look_ahead", values::duration(second, day))?,
+            lost_after: raw.need("engine.lost_after", values::duration(second, day))?,
+            adoption_grace: raw.need("engine.adoption_grace", values::duration(second, day))?,
+            misfire_after: raw.need("engine.misfire_after", values::duration(second, day))?,
+        };
+        let limits = Limits {
+            active_instances: raw.need("limits.active_instances", values::number(1..=100_000_000))?,
+            connections: raw.need("limits.connections", values::number(1..=1_000_000))?,
+            sessions: raw.need("limits.sessions", values::number(1..=1_000_000))?,
+            header_timeout: raw.need("limits.header_timeout", values::duration(second, second * 600))?,
+        };
+        let log = Log {
+            format: raw.need("log.format", values::one_of(&[("text", LogFormat::Text), ("json", LogFormat::Json)]))?,
+            filter: raw.need("log.filter", values::text)?,
+        };
+        let mut config = Config {
+            listen: raw.need("listen", values::address)?,
+            advertise: raw.get("advertise", values::address)?,
+            database: raw.need("database", values::database)?,
+            database_cache: raw.need("database_cache", values::size(1 << 20..=64 << 30))?,
+            admin_token: raw.get("admin_token", values::text)?,
+            partitions: raw.need("partitions", values::number(1..=1024))? as u16,
+            retention: raw.need("retention", values::duration(second, day * 36_600))?,
+            shutdown_within: raw.need("shutdown_within", values::duration(Duration::ZERO, second * 3600))?,
+            tls,
+            engine,
+            limits,
+            log,
+            warnings: raw.warnings.clone(),
+            raw,
+        };
+        if config.tls.is_none() && !config.is_loopback() {
+            let warning = "without `tls.cert` and `tls.key` tokens and logs travel in the clear; \
+                           set them unless a proxy in front of the server encrypts";
+            config.warnings.push(warning.to_owned());
+        }
+        Ok(config)
+    }
+
+    fn is_loopback(&self) -> bool {
+        let host = self.listen.rsplit_once(':').map_or("", |(host, _)| host);
+        let host = host.trim_matches(['[', ']']);
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config::load(&ConfigSources::default()).expect("a test loads the defaults")
+    }
+}
+
+/// As in a file, without secrets.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.raw.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests;

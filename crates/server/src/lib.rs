@@ -1,0 +1,29 @@
+//! The shell around the engine: everything that reads a clock, a socket or a disk.
+//!
+//! Follow one instance: [`api`] turns a request into a command and hands it to [`partition`], whose loop lets the engine
+//! decide, commits, and only then performs; [`session`] carries the dispatch to a worker and its report back; [`logs`]
+//! spreads what the task printed. Start reading at [`Server::start`](run::Server::start).
+//!
+//! The server decides nothing about instances: that is the engine's part. It stores nothing outside of the store's port.
+
+pub mod run;
+pub mod state;
+pub mod partition;
+pub mod session;
+pub mod logs;
+pub mod api;
+pub mod auth;
+pub mod config;
+pub mod clock;
+pub mod health;
+pub mod metrics;
+pub mod retention;
+pub mod telemetry;
+mod listener;
+mod tls;
+
+pub use clock::{Clock, SystemClock};
+pub use config::{Config, ConfigSources, Flags};
+pub use partition::{CommandError, Partitions};
+pub use run::{Server, run};
+pub use state::ServerState;

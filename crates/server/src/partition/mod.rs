@@ -1,0 +1,15 @@
+//! Partitions: one loop each, which alone owns the engine's state.
+//!
+//! [`owner`] claims, restores and starts again; [`rounds`] is the loop itself: take inputs, let the engine decide, commit,
+//! perform. [`handle`] is how everyone else reaches it.
+
+mod handle;
+mod owner;
+mod rounds;
+mod replies;
+mod load;
+mod time;
+
+pub use handle::{CommandError, Partitions, PartitionsStatus};
+pub(crate) use handle::Message;
+pub(crate) use owner::{Owner, start};

@@ -1,0 +1,344 @@
+//! The loop of one partition: take inputs, let the engine decide, commit, perform.
+//!
+//! One commit is under way at a time. While it is, the engine goes on deciding, and what it decides gathers in one open
+//! batch that is handed over the moment the commit returns. More than one commit under way would gain nothing (the
+//! store writes them one after the other) and could lose something: if the first failed because the disk was full for a
+//! moment and the second did not, decisions would be on disk out of order.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use pendula_engine::{Effect, Gauges, Input, Output, Partition};
+use pendula_model::change::Change;
+use pendula_model::instance::{Instance, InstanceState};
+use pendula_model::snapshot::Snapshot;
+use pendula_model::{Epoch, InstanceId, PartitionId, SessionId};
+use pendula_store::{Batch, StoreError};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::handle::{CommandError, Mailbox, Message, Standing};
+use super::load;
+use super::owner::Owner;
+use super::replies::Replies;
+use super::time::PartitionTime;
+use crate::logs::News;
+use crate::metrics::Tick;
+use crate::session::{Outbox, Parcel};
+use crate::telemetry;
+
+/// Messages taken from the inbox at once. Between two takings the loop looks at its commit and its timers.
+const TAKEN_AT_ONCE: usize = 256;
+/// Changes, and effects, that may gather while a commit is under way; beyond, inputs have to wait.
+const GATHERED: usize = 8_192;
+/// Even a loop without anything to do shows this often that it lives.
+const LONGEST_SLEEP: Duration = Duration::from_secs(10);
+/// How often the store is asked to try a batch again, at first and at most.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// Why the loop came to its end.
+pub(super) enum Ended {
+    /// The server stops; everything decided is committed and performed.
+    Stopped,
+    /// A commit was refused, or the store is damaged: what is in memory is worth nothing.
+    Refused(StoreError),
+}
+
+/// One partition under one epoch.
+pub(super) struct Rounds {
+    owner: Arc<Owner>,
+    partition: PartitionId,
+    epoch: Epoch,
+    tick: Tick,
+    engine: Partition,
+    time: PartitionTime,
+    replies: Replies,
+    sessions: HashMap<SessionId, Arc<Outbox>>,
+    standing: Arc<Standing>,
+    /// Decided, and not yet handed to the store.
+    open: Output,
+    commit: Option<UnderWay>,
+    loads: JoinSet<Input>,
+    /// What the current round has for each session.
+    parcels: HashMap<SessionId, Parcel>,
+}
+
+/// A commit that has not returned, and what follows it.
+struct UnderWay {
+    result: Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>,
+    effects: Vec<Effect>,
+    moved: Vec<Moved>,
+}
+
+/// An instance whose row the commit changes, for those who follow it live.
+struct Moved {
+    instance: InstanceId,
+    state: InstanceState,
+    attempt: u32,
+}
+
+impl Rounds {
+    pub(super) fn new(owner: Arc<Owner>, epoch: Epoch, snapshot: Snapshot, standing: Arc<Standing>) -> Self {
+        let mut time = PartitionTime::new(owner.clock.clone());
+        let mut open = Output::default();
+        let partition = snapshot.partition;
+        let settings = owner.settings.clone();
+        let name = format!("partition/{partition}");
+        let tick = owner.metrics.tick(&name);
+        owner.health.watch(&name, tick.clone());
+        let engine = Partition::restore(time.now(), rand::random(), settings, snapshot, &mut open);
+        Rounds {
+            owner,
+            partition,
+            epoch,
+            tick,
+            engine,
+            time,
+            replies: Replies::default(),
+            sessions: HashMap::new(),
+            standing,
+            open,
+            commit: None,
+            loads: JoinSet::new(),
+            parcels: HashMap::new(),
+        }
+    }
+
+    /// Runs until the server stops or a commit is refused.
+    pub(super) async fn run(&mut self, mailbox: &mut Mailbox) -> Ended {
+        let stop = self.owner.stop.clone();
+        let mut clock_jumps = self.owner.clock_jumps.clone();
+        let mut messages = Vec::with_capacity(TAKEN_AT_ONCE);
+        let timer = tokio::time::sleep(Duration::ZERO);
+        tokio::pin!(timer);
+        loop {
+            self.hand_over().await;
+            self.show();
+            let has_room = self.open.changes.len() < GATHERED && self.open.effects.len() < 4 * GATHERED;
+            let stopping = stop.is_cancelled();
+            if stopping && self.commit.is_none() {
+                return Ended::Stopped;
+            }
+            let deciding = has_room && !stopping;
+            let wakeup = self.wakeup();
+            if timer.deadline() != wakeup {
+                timer.as_mut().reset(wakeup);
+            }
+            tokio::select! {
+                biased;
+                result = settled(&mut self.commit) => {
+                    let done = self.commit.take().expect("only what is under way settles");
+                    if let Err(error) = result {
+                        return Ended::Refused(error);
+                    }
+                    // The store first: it can work while effects are performed.
+                    self.hand_over().await;
+                    self.perform(done.effects);
+                    self.publish(done.moved);
+                }
+                () = stop.cancelled(), if !stopping => {}
+                () = &mut timer, if deciding => self.decide(Input::Tick),
+                Some(loaded) = self.loads.join_next(), if deciding => match loaded {
+                    Ok(input) => self.decide(input),
+                    Err(error) => tracing::error!(%error, "a read for the engine panicked"),
+                },
+                taken = mailbox.inbox.recv_many(&mut messages, TAKEN_AT_ONCE), if deciding => {
+                    if taken == 0 {
+                        // Nobody is left who could send anything: the server was dropped.
+                        stop.cancel();
+                    }
+                    for message in messages.drain(..) {
+                        self.take(message);
+                    }
+                }
+                Ok(()) = clock_jumps.changed() => {}
+            }
+        }
+    }
+
+    /// Lets go of callers, who are to try again, and of workers, who are to connect again.
+    pub(super) fn give_up(&mut self, why: &'static str, farewell: &tonic::Status) {
+        self.count(Gauges::default());
+        for outbox in self.sessions.values() {
+            outbox.close(farewell.clone());
+        }
+        self.replies.fail_all(&CommandError::unavailable(why));
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Input(input) => {
+                if let Input::WorkerDisconnected { session } = &input {
+                    self.sessions.remove(session);
+                }
+                self.decide(input);
+            }
+            Message::Connected { hello, outbox } => {
+                self.sessions.insert(hello.session, outbox);
+                self.decide(Input::WorkerConnected(hello));
+            }
+            // Who gave up does not want it done any more.
+            Message::Command { answer, .. } if answer.is_closed() => {}
+            Message::Command { command, answer } => {
+                let reply_to = self.replies.expect(answer);
+                self.decide(Input::Command { command, reply_to });
+            }
+            Message::Commands { answer, .. } if answer.is_closed() => {}
+            Message::Commands { commands, answer } if commands.is_empty() => drop(answer.send(Vec::new())),
+            Message::Commands { commands, answer } => {
+                let numbers = self.replies.expect_group(commands.len(), answer);
+                for (command, reply_to) in commands.into_iter().zip(numbers) {
+                    self.decide(Input::Command { command, reply_to });
+                }
+            }
+        }
+    }
+
+    fn decide(&mut self, input: Input) {
+        let now = self.time.now();
+        self.engine.handle(now, input, &mut self.open);
+    }
+
+    /// Gives the store what was decided, if it has nothing of ours in hand. What needs no commit is performed.
+    async fn hand_over(&mut self) {
+        if self.commit.is_some() {
+            return;
+        }
+        if self.open.changes.is_empty() {
+            let effects = std::mem::take(&mut self.open.effects);
+            self.perform(effects);
+            return;
+        }
+        let Output { changes, effects } = std::mem::take(&mut self.open);
+        let moved = changes.iter().filter_map(moved).collect();
+        let batch = Batch { partition: self.partition, epoch: self.epoch, changes };
+        let mut result: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(commit(self.owner.clone(), batch));
+        // Polled once now, so that the store works while the engine goes on.
+        if let Poll::Ready(settled) = futures::poll!(result.as_mut()) {
+            result = Box::pin(std::future::ready(settled));
+        }
+        self.commit = Some(UnderWay { result, effects, moved });
+    }
+
+    /// When the loop must look up again.
+    fn wakeup(&mut self) -> Instant {
+        let latest = Instant::now() + LONGEST_SLEEP;
+        match self.engine.next_wakeup() {
+            Some(at) => self.time.instant(at).min(latest),
+            None => latest,
+        }
+    }
+
+    fn perform(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Reply { to, reply } => self.replies.answer(to, Ok(reply)),
+                Effect::Dispatch(dispatch) => {
+                    telemetry::dispatched(&dispatch);
+                    self.parcel(dispatch.session).dispatches.push(dispatch);
+                }
+                Effect::Stop { session, instance, attempt, grace, abandon } => {
+                    self.parcel(session).stops.push((instance, attempt, grace, abandon));
+                }
+                Effect::Ack { session, instance, attempt } => self.parcel(session).acks.push((instance, attempt)),
+                Effect::Welcome { session, abort } => self.parcel(session).welcome = Some(abort),
+                Effect::Drain { session } => self.parcel(session).drain = true,
+                Effect::Close { session, why } => {
+                    if let Some(outbox) = self.sessions.get(&session) {
+                        outbox.close(tonic::Status::aborted(why));
+                    }
+                }
+                Effect::Load(needs) => {
+                    self.loads.spawn(load::facts(self.owner.store.clone(), needs));
+                }
+                Effect::LoadSchedules { until } => {
+                    self.loads.spawn(load::schedules(self.owner.store.clone(), self.partition, until));
+                }
+                Effect::Observed(observation) => {
+                    self.owner.metrics.observe(&observation);
+                    telemetry::observed(&observation);
+                }
+            }
+        }
+        for (session, parcel) in self.parcels.drain() {
+            // A session that is gone needs nothing: its worker announces what it holds when it comes back.
+            if let Some(outbox) = self.sessions.get(&session) {
+                outbox.put(parcel);
+            }
+        }
+    }
+
+    fn parcel(&mut self, session: SessionId) -> &mut Parcel {
+        self.parcels.entry(session).or_default()
+    }
+
+    fn publish(&self, moved: Vec<Moved>) {
+        if !self.owner.log_hub.is_followed() {
+            return;
+        }
+        for Moved { instance, state, attempt } in moved {
+            self.owner.log_hub.publish(instance, || News::State { state, attempt });
+        }
+    }
+
+    /// Lets others see that the loop lives and what it holds.
+    fn show(&mut self) {
+        self.count(self.engine.gauges());
+        self.tick.at(self.time.now());
+    }
+
+    fn count(&self, gauges: Gauges) {
+        let before = self.standing.set_gauges(gauges);
+        self.owner.metrics.gauges_moved(&before, &gauges);
+    }
+}
+
+/// Waits for the commit that is under way; for ever if there is none.
+async fn settled(commit: &mut Option<UnderWay>) -> Result<(), StoreError> {
+    match commit {
+        Some(commit) => commit.result.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Commits one batch, trying again for as long as the store is away.
+async fn commit(owner: Arc<Owner>, batch: Batch) -> Result<(), StoreError> {
+    let changes = batch.changes.len();
+    let started = Instant::now();
+    let mut pause = RETRY.0;
+    loop {
+        match owner.store.commit(batch.clone()).await {
+            Ok(()) => {
+                if pause > RETRY.0 {
+                    owner.health.recovered("store");
+                }
+                owner.metrics.committed(changes, started.elapsed());
+                return Ok(());
+            }
+            Err(StoreError::Unavailable { why }) => {
+                owner.metrics.commit_retried();
+                owner.health.broken("store", why);
+                // While the server stops nobody may be there to free a disk: workers keep their reports.
+                if owner.stop.is_cancelled() && started.elapsed() > RETRY.1 {
+                    return Err(StoreError::Unavailable { why: "the server stopped before it came back".to_owned() });
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY.1);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn moved(change: &Change) -> Option<Moved> {
+    let instance: &Instance = match change {
+        Change::InstanceInserted { instance, .. } | Change::InstanceEnded { instance, .. } => instance,
+        Change::InstanceUpdated(instance) => instance,
+        _ => return None,
+    };
+    Some(Moved { instance: instance.id, state: instance.state, attempt: instance.attempt })
+}

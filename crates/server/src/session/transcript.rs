@@ -1,0 +1,177 @@
+//! Storing what a session's tasks print: apart from its other messages, because disks are slower than reports.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pendula_model::{AppId, InstanceId};
+use pendula_store::StoreError;
+use pendula_store::logs::{Appended, LogAppend, LogKey};
+use pendula_wire::frame::LOG_CHUNK_BYTES;
+use pendula_wire::{held, v1};
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+use super::outbox::{Outbox, Parcel};
+use crate::logs::News;
+use crate::state::ServerState;
+
+/// Messages (of about a mebibyte at most) that wait to be stored; then the session waits too.
+const WAITING: usize = 16;
+/// Attempts whose right to a log is remembered; beyond, all are looked up again.
+const KNOWN: usize = 10_000;
+/// Pause before a log is appended again that the store could not take.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// The logs of one session.
+struct Transcript {
+    state: ServerState,
+    app: AppId,
+    outbox: Arc<Outbox>,
+    /// Attempts that were found to be of the session's app.
+    known: HashSet<(InstanceId, u32)>,
+}
+
+/// Stores what is sent until the sender is dropped, and tells the worker and those who follow.
+pub(super) fn start(
+    state: ServerState,
+    app: AppId,
+    outbox: Arc<Outbox>,
+    tasks: &TaskTracker,
+) -> mpsc::Sender<Vec<v1::LogChunk>> {
+    let (sender, mut chunks) = mpsc::channel::<Vec<v1::LogChunk>>(WAITING);
+    let mut transcript = Transcript { state, app, outbox, known: HashSet::new() };
+    tasks.spawn(async move {
+        while let Some(mut some) = chunks.recv().await {
+            while let Ok(more) = chunks.try_recv() {
+                some.extend(more);
+            }
+            transcript.store(some).await;
+        }
+    });
+    sender
+}
+
+impl Transcript {
+    async fn store(&mut self, chunks: Vec<v1::LogChunk>) {
+        let mut pieces = Vec::with_capacity(chunks.len());
+        let mut acks = Vec::new();
+        for chunk in chunks {
+            let after = chunk.offset.saturating_add(chunk.data.len() as u64);
+            match self.admit(&chunk).await {
+                Some((instance, attempt)) => {
+                    let key = LogKey { app: self.app, instance, attempt, task: 0 };
+                    self.state.metrics.log_stored(chunk.data.len() as u64, chunk.lost_before);
+                    pieces.push((key, chunk));
+                }
+                // Nobody will ever want it, so the worker need not keep it.
+                None => acks.push(v1::LogAck { task: chunk.task, offset: after }),
+            }
+        }
+        if !pieces.is_empty() {
+            match self.append(&pieces).await {
+                Ok(stored) => {
+                    for ((key, chunk), appended) in pieces.iter().zip(stored) {
+                        self.publish(key, chunk, &appended);
+                        let task = Some(v1::Held::root(key.instance, key.attempt));
+                        acks.push(v1::LogAck { task, offset: appended.next_offset });
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, pieces = pieces.len(), "logs were dropped");
+                    acks.extend(pieces.iter().map(|(_, chunk)| v1::LogAck {
+                        task: chunk.task,
+                        offset: chunk.offset.saturating_add(chunk.data.len() as u64),
+                    }));
+                }
+            }
+        }
+        self.outbox.put(Parcel { log_acks: latest(acks), ..Parcel::default() });
+    }
+
+    /// Whose log it is, if this session may write it: the attempt exists and is of the session's app.
+    async fn admit(&mut self, chunk: &v1::LogChunk) -> Option<(InstanceId, u32)> {
+        let (instance, attempt) = held::required(chunk.task.as_ref(), "LogChunk", "task").ok()?;
+        if chunk.data.len() > LOG_CHUNK_BYTES {
+            return None;
+        }
+        if self.known.contains(&(instance, attempt)) {
+            return Some((instance, attempt));
+        }
+        let row = loop {
+            match self.state.store.instance(instance).await {
+                Ok(row) => break row?,
+                Err(StoreError::Unavailable { .. }) => tokio::time::sleep(AGAIN).await,
+                Err(error) => {
+                    tracing::warn!(%instance, %error, "a log has no readable instance");
+                    return None;
+                }
+            }
+        };
+        if row.app != self.app || attempt > row.attempt {
+            return None;
+        }
+        if self.known.len() >= KNOWN {
+            self.known.clear();
+        }
+        self.known.insert((instance, attempt));
+        Some((instance, attempt))
+    }
+
+    /// Waits while the store cannot take it: the worker keeps what is not acknowledged.
+    async fn append(&self, pieces: &[(LogKey, v1::LogChunk)]) -> Result<Vec<Appended>, StoreError> {
+        loop {
+            let appends = pieces.iter().map(|(key, chunk)| LogAppend {
+                key: *key,
+                offset: chunk.offset,
+                data: chunk.data.to_vec(),
+                end: chunk.end,
+            });
+            match self.state.logs.append(appends.collect()).await {
+                Ok(stored) => {
+                    self.state.health.recovered("logs");
+                    return Ok(stored);
+                }
+                Err(StoreError::Unavailable { why }) => {
+                    self.state.health.worrying("logs", why);
+                    tokio::time::sleep(AGAIN).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn publish(&self, key: &LogKey, chunk: &v1::LogChunk, appended: &Appended) {
+        let LogKey { instance, attempt, .. } = *key;
+        let hub = &self.state.log_hub;
+        if let Some((offset, bytes)) = appended.gap {
+            hub.publish(instance, || News::Gap { attempt, offset, bytes });
+        }
+        let Appended { new_from: offset, next_offset, dropped, .. } = *appended;
+        let new = new_bytes(chunk, offset);
+        if !new.is_empty() && dropped {
+            hub.publish(instance, || News::Gap { attempt, offset, bytes: next_offset - offset });
+        } else if !new.is_empty() {
+            hub.publish(instance, || News::Text { attempt, offset, data: new });
+        }
+        if chunk.end {
+            hub.publish(instance, || News::LogEnd { attempt });
+        }
+    }
+}
+
+/// What of the chunk lies at or after `from`.
+fn new_bytes(chunk: &v1::LogChunk, from: u64) -> Bytes {
+    let seen = usize::try_from(from.saturating_sub(chunk.offset)).unwrap_or(usize::MAX);
+    chunk.data.slice(seen.min(chunk.data.len())..)
+}
+
+/// Only the last acknowledgement of each log counts.
+fn latest(acks: Vec<v1::LogAck>) -> Vec<v1::LogAck> {
+    let mut seen = HashSet::new();
+    let mut latest: Vec<v1::LogAck> =
+        acks.into_iter().rev().filter(|ack| seen.insert(ack.task.map(|task| (task.instance, task.attempt, task.task)))).collect();
+    latest.reverse();
+    latest
+}

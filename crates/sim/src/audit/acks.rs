@@ -1,0 +1,102 @@
+//! What others were told: it must be on disk by then, and stay true.
+
+use pendula_engine::{Command, Dispatch, Reply};
+use pendula_model::InstanceId;
+use pendula_model::instance::InstanceState;
+use pendula_model::worker::WorkerRef;
+
+use super::Audit;
+
+impl Audit {
+    /// A dispatch leaves for `worker`.
+    pub(crate) fn dispatched(&mut self, dispatch: &Dispatch, worker: &WorkerRef) {
+        let (instance, attempt) = (dispatch.instance, dispatch.attempt);
+        let record = self.instances.get(&instance);
+        let is_committed = record.is_some_and(|record| record.placed.iter().any(|p| p.0 == attempt && p.1 == *worker));
+        if !is_committed {
+            self.breaks("no_dispatch_before_commit", || {
+                format!("attempt {attempt} of {instance} left for {worker}, which the store does not know")
+            });
+        }
+    }
+
+    /// A worker is told that the end of an attempt is on disk.
+    pub(crate) fn end_acknowledged(&mut self, instance: InstanceId, attempt: u32) {
+        let Some(record) = self.instances.get(&instance) else { return };
+        if record.attempt == attempt && record.state.is_placed() {
+            let state = record.state;
+            self.breaks("acknowledged_work_never_lost", || {
+                format!("the end of attempt {attempt} of {instance} was acknowledged, and it is stored as {state}")
+            });
+        }
+    }
+
+    /// A user is answered.
+    pub(crate) fn replied(&mut self, command: &Command, reply: &Reply) {
+        match reply {
+            Reply::Instance { id, .. } => {
+                self.acknowledged.insert(*id);
+                if let Command::JobRun(run) = command
+                    && let Some(key) = &run.idempotency_key
+                    && self.keys.get(&(run.app, key.clone())).is_some_and(|known| known != id)
+                {
+                    self.breaks("idempotency_key_one_instance", || format!("key {key} was answered with {id}"));
+                }
+                if !self.instances.contains_key(id) {
+                    self.breaks("acknowledged_work_never_lost", || format!("instance {id} was acknowledged and is not stored"));
+                }
+            }
+            Reply::Job { job, .. } => {
+                let record = self.jobs.get_mut(&job.id);
+                let stored = record.as_ref().map(|record| record.job.version);
+                if let Some(record) = record
+                    && !job.spec.enabled
+                {
+                    record.disabled_ack = Some((job.version, job.updated_at));
+                }
+                if stored.is_none_or(|stored| stored < job.version) {
+                    self.breaks("acknowledged_work_never_lost", || {
+                        format!("version {} of job {} was acknowledged; stored is {stored:?}", job.version, job.id)
+                    });
+                }
+            }
+            Reply::Done => self.done(command),
+            Reply::App(_) | Reply::Workers(_) | Reply::Explanation(_) | Reply::Refused(_) => {}
+        }
+    }
+
+    fn done(&mut self, command: &Command) {
+        match command {
+            Command::InstanceStop { instance } | Command::InstanceCancel { instance } => {
+                let state = self.instances.get(instance).map(|record| record.state);
+                let granted = state.is_some_and(|state| state.is_ended() || state == InstanceState::Stopping);
+                if !granted {
+                    self.breaks("acknowledged_work_never_lost", || {
+                        format!("the stop of {instance} was acknowledged, and it is stored as {state:?}")
+                    });
+                }
+            }
+            Command::JobDelete { app, name } => {
+                let alive = |record: &&super::JobRecord| {
+                    !record.deleted && record.job.app == *app && record.job.spec.name == *name
+                };
+                if let Some(record) = self.jobs.values().find(alive) {
+                    let id = record.job.id;
+                    self.breaks("acknowledged_work_never_lost", || format!("job {id} lives though its end was acknowledged"));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// At the end everything that anybody was told of is stored and has ended.
+    pub(crate) fn check_acknowledged(&mut self, is_stored: impl Fn(InstanceId) -> bool) {
+        let lost = self.acknowledged.iter().find(|id| {
+            let ended = self.instances.get(id).is_some_and(|record| record.state.is_ended());
+            !ended || !is_stored(**id)
+        });
+        if let Some(lost) = lost.copied() {
+            self.breaks("acknowledged_work_never_lost", || format!("instance {lost} was acknowledged and is gone"));
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Definitions that users of a history come up with: every kind of trigger, policy and limit, small numbers throughout.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pendula_model::Timestamp;
+use pendula_model::job::JobSpec;
+use pendula_model::policy::{Backoff, Concurrency, Delivery, Exponential, Overflow, Retry};
+use pendula_model::processor::{Handler, Processor};
+use pendula_model::trigger::{DailyWindow, Misfire, Trigger};
+
+use crate::dice::Dice;
+
+/// A definition for `name`, made at `now` (by the wall clock).
+pub(crate) fn invent(dice: &mut Dice, name: &str, now: Timestamp, triggered: u64) -> JobSpec {
+    let processor = if dice.chance(850) { "a" } else { "b" };
+    let handler = Handler { name: processor.to_owned(), config: None };
+    let mut spec = JobSpec::new(name, Processor::Handler(handler));
+    if dice.chance(triggered) {
+        spec.trigger = Some(trigger(dice, now));
+    }
+    if dice.chance(500) {
+        spec.concurrency = concurrency(dice);
+    }
+    if dice.chance(300) {
+        spec.delivery = Delivery::AtMostOnce;
+    } else if dice.chance(600) {
+        spec.retry = retry(dice);
+    }
+    if dice.chance(400) {
+        spec.timeout = Some(millis(dice, 300, 8_000));
+    }
+    if dice.chance(300) {
+        spec.expire_after = Some(millis(dice, 500, 20_000));
+    }
+    if dice.chance(700) {
+        spec.stop_grace = Some(millis(dice, 100, 2_000));
+    }
+    if dice.chance(200) {
+        spec.workers.labels = BTreeMap::from([("zone".to_owned(), (*dice.pick(&["x", "y"])).to_owned())]);
+    }
+    if dice.chance(200) {
+        spec.priority = dice.between(0, 10) as i8 - 5;
+    }
+    spec.enabled = dice.chance(900);
+    spec
+}
+
+fn trigger(dice: &mut Dice, now: Timestamp) -> Trigger {
+    let mut trigger = Trigger::default();
+    match dice.below(8) {
+        0 => {
+            let text = *dice.pick(&["* * * * * ?", "*/2 * * * * ?", "1/7 * * * * ?", "0 * * * * ?", "* * * * *"]);
+            trigger.cron = Some(text.to_owned());
+        }
+        1 | 2 => trigger.fixed_rate = Some(millis(dice, 300, 12_000)),
+        3 | 4 => trigger.fixed_delay = Some(millis(dice, 100, 5_000)),
+        5 => {
+            let windows = [("00:00", "24:00"), ("07:59:50", "08:00:20"), ("08:00:10", "08:00:00")];
+            let (from, to) = *dice.pick(&windows);
+            let every = millis(dice, 500, 5_000);
+            let window = DailyWindow { every, from: from.to_owned(), to: to.to_owned(), weekdays: Vec::new() };
+            trigger.daily_window = Some(window);
+        }
+        6 => trigger.at = Some(now.plus(millis(dice, 0, 15_000))),
+        _ => trigger.delay = Some(millis(dice, 0, 15_000)),
+    }
+    if trigger.at.is_none() && trigger.delay.is_none() {
+        if dice.chance(150) {
+            trigger.start = Some(now.plus(millis(dice, 0, 8_000)));
+        }
+        if dice.chance(150) {
+            trigger.end = Some(now.plus(millis(dice, 10_000, 40_000)));
+        }
+    }
+    trigger.misfire = *dice.pick(&[Misfire::FireOnce, Misfire::FireAll, Misfire::Skip]);
+    trigger.misfire_limit = dice.between(1, 12) as u32;
+    trigger
+}
+
+fn concurrency(dice: &mut Dice) -> Concurrency {
+    Concurrency {
+        limit: Some(dice.between(1, 3) as u32),
+        overflow: *dice.pick(&[Overflow::Queue, Overflow::Queue, Overflow::Skip, Overflow::Replace, Overflow::Fail]),
+        queue: *dice.pick(&[0, 1, 3, 100, 100]),
+    }
+}
+
+fn retry(dice: &mut Dice) -> Retry {
+    let backoff = if dice.chance(500) {
+        Backoff::Fixed(millis(dice, 0, 2_000))
+    } else {
+        let initial = millis(dice, 50, 1_000);
+        let jitter_percent = dice.between(0, 100) as u32;
+        Backoff::Exponential(Exponential { initial, max: initial * 4, jitter_percent })
+    };
+    Retry { attempts: dice.between(1, 4) as u32, backoff, lost_reruns: dice.between(0, 5) as u32 }
+}
+
+fn millis(dice: &mut Dice, low: u64, high: u64) -> Duration {
+    Duration::from_millis(dice.between(low, high))
+}

@@ -1,0 +1,454 @@
+//! The shell of a partition, as the server has it: take inputs, let the engine decide, commit, and only then perform.
+//!
+//! One commit is under way at a time; what is decided meanwhile gathers in one open batch. Every step may be the last
+//! one before a crash.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pendula_engine::{Effect, Fact, Input, Need, Output, Partition, ReplyTo, Settings};
+use pendula_model::change::Change;
+use pendula_model::job::Job;
+use pendula_model::{Epoch, SessionId, Timestamp};
+use pendula_store::StoreError;
+
+use crate::breakage::Breakage;
+use crate::network::ToWorker;
+use crate::trace::trace;
+use crate::world::{Event, MILLI, SECOND, World};
+
+/// Schedules read at once: few, so that reading takes several steps.
+const PAGE: usize = 4;
+/// After a takeover the lease of the former owner is over so much later, and it stops on its own.
+const LEASE: u64 = 4 * SECOND;
+
+/// One owner of the partition, from its claim to its end.
+pub(crate) struct Owner {
+    pub(crate) epoch: Epoch,
+    pub(crate) engine: Partition,
+    time: OwnerTime,
+    /// Decided, and not yet handed to the store.
+    pub(crate) open: Output,
+    pub(crate) under_way: Option<Output>,
+    /// Live sessions and the connections behind them.
+    pub(crate) sessions: BTreeMap<SessionId, u32>,
+    pub(crate) stalled_until: u64,
+    wake_at: Option<u64>,
+    /// Whether it was told that the store is away after a batch that was written nevertheless.
+    misled: bool,
+}
+
+impl Owner {
+    /// The engine's time at its latest input.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.time.now
+    }
+}
+
+/// The wall clock, made to never go back: after a jump back it runs at half speed until the wall has caught up.
+struct OwnerTime {
+    now: Timestamp,
+    read_at: u64,
+}
+
+impl OwnerTime {
+    fn now(&mut self, real: u64, wall: Timestamp) -> Timestamp {
+        let passed = Duration::from_micros(real - self.read_at) / 2;
+        self.now = if wall >= self.now { wall } else { self.now.plus(passed) };
+        self.read_at = real;
+        self.now
+    }
+}
+
+/// A page of schedules that is being read.
+#[derive(Clone, Debug)]
+pub(crate) struct Reading {
+    until: Timestamp,
+    jobs: Vec<Job>,
+}
+
+impl World {
+    /// Claims the partition and restores it from the store.
+    pub(crate) fn start_owner(&mut self) {
+        if self.current.is_some() {
+            return;
+        }
+        if self.store.is_away(self.now) {
+            self.after(200 * MILLI, Event::StartOwner);
+            return;
+        }
+        let epoch = self.store.claim();
+        trace!(self, "owner claims {epoch:?}");
+        if self.crashes_here() {
+            let pause = self.restart_pause();
+            self.after(pause, Event::StartOwner);
+            return;
+        }
+        let snapshot = self.store.load();
+        self.audit.counts.restores += 1;
+        let wall = self.wall();
+        let mut open = Output::default();
+        let seed = self.dice.next();
+        let engine = Partition::restore(wall, seed, self.settings.clone(), snapshot, &mut open);
+        let number = self.next_owner;
+        self.next_owner += 1;
+        let owner = Owner {
+            epoch,
+            engine,
+            time: OwnerTime { now: wall, read_at: self.now },
+            open,
+            under_way: None,
+            sessions: BTreeMap::new(),
+            stalled_until: 0,
+            wake_at: None,
+            misled: false,
+        };
+        self.owners.insert(number, owner);
+        self.current = Some(number);
+        trace!(self, "owner {number} restored");
+        if self.step(number) {
+            self.hand_over(number);
+            self.set_alarm(number);
+        }
+    }
+
+    /// Takes the partition from the owner that has it, which does not know yet and goes on for a while.
+    pub(crate) fn take_over(&mut self) {
+        let Some(former) = self.current.take() else { return };
+        trace!(self, "owner {former} is superseded");
+        self.after(LEASE, Event::LeaseOver(former));
+        self.start_owner();
+        if self.current.is_none() {
+            let pause = self.restart_pause();
+            self.after(pause, Event::StartOwner);
+        }
+    }
+
+    /// An owner is gone; its connections break.
+    pub(crate) fn drop_owner(&mut self, number: u32, why: &str) {
+        if self.owners.remove(&number).is_none() {
+            return;
+        }
+        trace!(self, "owner {number} is gone: {why}");
+        let connections: Vec<u32> =
+            self.connections.iter().filter(|(_, connection)| connection.owner == number).map(|(id, _)| *id).collect();
+        for connection in connections {
+            self.server_closes(connection);
+        }
+        if self.current == Some(number) {
+            self.current = None;
+            let pause = self.restart_pause();
+            self.after(pause, Event::StartOwner);
+        }
+    }
+
+    fn restart_pause(&mut self) -> u64 {
+        self.dice.between(50 * MILLI, 1500 * MILLI)
+    }
+
+    /// One step of an owner: whether it lives to do it.
+    pub(crate) fn step(&mut self, number: u32) -> bool {
+        if self.current == Some(number) && self.crashes_here() {
+            self.drop_owner(number, "crash");
+        }
+        self.owners.contains_key(&number)
+    }
+
+    /// Counts down to the planned crash.
+    fn crashes_here(&mut self) -> bool {
+        self.steps += 1;
+        match self.crash_in {
+            Some(0) => {
+                self.crash_in = None;
+                true
+            }
+            Some(left) => {
+                self.crash_in = Some(left - 1);
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Lets an owner take one input.
+    pub(crate) fn decide(&mut self, number: u32, input: Input) {
+        if !self.step(number) {
+            return;
+        }
+        let wall = self.wall();
+        let real = self.now;
+        let Some(owner) = self.owners.get_mut(&number) else { return };
+        let now = owner.time.now(real, wall);
+        if self.trace.is_on() && !matches!(input, Input::WorkerAlive { .. } | Input::Tick) {
+            trace!(self, "owner {number} at {now} takes {input:?}");
+        }
+        let Some(owner) = self.owners.get_mut(&number) else { return };
+        let (changes, effects) = (owner.open.changes.len(), owner.open.effects.len());
+        owner.engine.handle(now, input, &mut owner.open);
+        if self.trace.is_on() {
+            let owner = &self.owners[&number];
+            let decided: Vec<String> = owner.open.changes[changes..].iter().map(|c| format!("{c:?}")).collect();
+            let wanted = owner.open.effects.len() - effects;
+            for change in decided {
+                trace!(self, "  decides {change}");
+            }
+            if wanted > 0 {
+                trace!(self, "  and {wanted} effects");
+            }
+        }
+        self.perform_too_early(number, effects);
+        self.hand_over(number);
+        self.set_alarm(number);
+    }
+
+    /// What some breakages do not wait with.
+    fn perform_too_early(&mut self, number: u32, from: usize) {
+        let early: fn(&Effect) -> bool = match self.breakage {
+            Some(Breakage::DispatchBeforeCommit) => |effect| matches!(effect, Effect::Dispatch(_)),
+            Some(Breakage::ReplyBeforeCommit) => |effect| matches!(effect, Effect::Reply { .. }),
+            Some(Breakage::AckBeforeCommit) => |effect| matches!(effect, Effect::Ack { .. }),
+            _ => return,
+        };
+        let Some(owner) = self.owners.get_mut(&number) else { return };
+        let late = owner.open.effects.split_off(from);
+        let (early, late): (Vec<_>, Vec<_>) = late.into_iter().partition(early);
+        owner.open.effects.extend(late);
+        for effect in early {
+            self.perform(number, effect);
+        }
+    }
+
+    /// Gives the store what was decided, if it has nothing of this owner in hand. What needs no commit is performed.
+    fn hand_over(&mut self, number: u32) {
+        let Some(owner) = self.owners.get_mut(&number) else { return };
+        if owner.under_way.is_some() {
+            return;
+        }
+        if owner.open.changes.is_empty() {
+            let effects = std::mem::take(&mut owner.open.effects);
+            return self.perform_all(number, effects);
+        }
+        owner.under_way = Some(std::mem::take(&mut owner.open));
+        owner.misled = false;
+        let takes = self.store_takes();
+        self.after(takes, Event::Write(number));
+    }
+
+    /// The batch under way reaches the store.
+    pub(crate) fn write(&mut self, number: u32) {
+        if !self.step(number) {
+            return;
+        }
+        if self.store.is_away(self.now) {
+            self.after(250 * MILLI, Event::Write(number));
+            return;
+        }
+        let Some(Owner { under_way: Some(batch), epoch, misled, .. }) = self.owners.get(&number) else { return };
+        let (epoch, misled) = (*epoch, *misled);
+        let is_blind = self.breakage == Some(Breakage::EndedRowsWritten);
+        let by_the_owner = self.store.is_current(epoch) || is_blind;
+        if self.breakage == Some(Breakage::FireInTwoSteps) {
+            return self.write_in_two_steps(number);
+        }
+        let result = self.store.commit(epoch, &batch.changes, self.breakage, &mut self.dice);
+        match &result {
+            Ok(()) => {
+                self.audit.committed(&batch.changes, by_the_owner);
+                trace!(self, "owner {number} committed {} changes", batch.changes.len());
+            }
+            Err(StoreError::Fenced { .. }) => {
+                trace!(self, "owner {number} is fenced");
+                self.audit.counts.fenced += 1;
+            }
+            Err(error) if !misled && self.breakage.is_none() => {
+                self.audit.breaks("commits_are_accepted", || format!("owner {number}: {error}"));
+            }
+            Err(error) => trace!(self, "owner {number}: {error}"),
+        }
+        if !self.step(number) {
+            return;
+        }
+        let takes = self.store_takes();
+        match result {
+            Ok(()) if std::mem::take(&mut self.lose_answer) => self.drop_owner(number, "it never heard of its commit"),
+            Ok(()) if std::mem::take(&mut self.doubt_answer) => {
+                self.owners.get_mut(&number).expect("it has just written").misled = true;
+                self.after(250 * MILLI, Event::Write(number));
+            }
+            Ok(()) => self.after(takes, Event::Written(number)),
+            Err(StoreError::Fenced { .. }) if self.breakage == Some(Breakage::FencedIgnored) => {
+                self.after(takes, Event::Written(number));
+            }
+            Err(_) => self.drop_owner(number, "its commit was refused"),
+        }
+    }
+
+    /// Instances first, triggers after: what the old schedulers did.
+    fn write_in_two_steps(&mut self, number: u32) {
+        let Some(Owner { under_way: Some(batch), epoch, .. }) = self.owners.get(&number) else { return };
+        let (epoch, changes) = (*epoch, batch.changes.clone());
+        let is_advance = |change: &Change| matches!(change, Change::ScheduleAdvanced { .. });
+        let (advances, others): (Vec<_>, Vec<_>) = changes.into_iter().partition(is_advance);
+        for part in [others, advances] {
+            if self.store.commit(epoch, &part, self.breakage, &mut self.dice).is_err() {
+                return self.drop_owner(number, "its commit was refused");
+            }
+            self.audit.fired_only(&part);
+            if !self.step(number) {
+                return;
+            }
+        }
+        self.after(0, Event::Written(number));
+    }
+
+    /// The store's word that the batch is on disk.
+    pub(crate) fn written(&mut self, number: u32) {
+        if !self.step(number) {
+            return;
+        }
+        let Some(done) = self.owners.get_mut(&number).and_then(|owner| owner.under_way.take()) else { return };
+        self.hand_over(number);
+        self.perform_all(number, done.effects);
+    }
+
+    fn perform_all(&mut self, number: u32, effects: Vec<Effect>) {
+        for effect in effects {
+            if matches!(effect, Effect::Observed(_)) {
+                continue;
+            }
+            if !self.step(number) {
+                return;
+            }
+            self.perform(number, effect);
+        }
+    }
+
+    fn perform(&mut self, number: u32, effect: Effect) {
+        trace!(self, "owner {number} performs {effect:?}");
+        let Some(owner) = self.owners.get(&number) else { return };
+        let connection = |session: SessionId| owner.sessions.get(&session).copied();
+        match effect {
+            Effect::Reply { to: ReplyTo(number), reply } => self.reply_leaves(number, reply),
+            Effect::Dispatch(dispatch) => {
+                let Some(connection) = connection(dispatch.session) else { return };
+                let worker = self.process_behind(connection);
+                self.audit.dispatched(&dispatch, &worker);
+                self.send_to_worker(connection, ToWorker::Dispatch(dispatch));
+            }
+            Effect::Stop { session, instance, attempt, grace, abandon } => {
+                let Some(connection) = connection(session) else { return };
+                self.send_to_worker(connection, ToWorker::Stop { instance, attempt, grace, abandon });
+            }
+            Effect::Ack { session, instance, attempt } => {
+                let connection = connection(session);
+                self.audit.end_acknowledged(instance, attempt);
+                if let Some(connection) = connection {
+                    self.send_to_worker(connection, ToWorker::Ack { instance, attempt });
+                }
+            }
+            Effect::Welcome { session, abort } => {
+                let Some(connection) = connection(session) else { return };
+                self.send_to_worker(connection, ToWorker::Welcome { abort });
+            }
+            Effect::Drain { session } => {
+                let Some(connection) = connection(session) else { return };
+                self.send_to_worker(connection, ToWorker::Drain);
+            }
+            Effect::Close { session, .. } => {
+                if let Some(connection) = connection(session) {
+                    self.server_closes(connection);
+                }
+            }
+            Effect::Load(needs) => {
+                let takes = self.store_takes();
+                self.after(takes, Event::Read(number, needs));
+            }
+            Effect::LoadSchedules { until } => {
+                let takes = self.store_takes();
+                self.after(takes, Event::ReadSchedules(number, Reading { until, jobs: Vec::new() }));
+            }
+            Effect::Observed(_) => {}
+        }
+    }
+
+    pub(crate) fn read(&mut self, number: u32, needs: Vec<Need>) {
+        if self.store.is_away(self.now) {
+            self.after(250 * MILLI, Event::Read(number, needs));
+            return;
+        }
+        let facts = needs.into_iter().map(|need| match &need {
+            Need::JobById(id) => Fact::Job { job: self.store.memory.job_by_id_sync(*id), need },
+            Need::JobByName(app, name) => Fact::Job { job: self.store.memory.job_by_name_sync(*app, name), need },
+            Need::Idempotency(app, key) => {
+                let instance = self.store.memory.instance_by_idempotency_key_sync(*app, key);
+                Fact::Idempotency { instance, need }
+            }
+        });
+        let input = Input::Loaded(facts.collect());
+        let takes = self.store_takes();
+        self.after(takes, Event::Answer(number, input));
+    }
+
+    pub(crate) fn read_schedules(&mut self, number: u32, mut reading: Reading) {
+        if self.store.is_away(self.now) {
+            self.after(250 * MILLI, Event::ReadSchedules(number, reading));
+            return;
+        }
+        let after = reading.jobs.last().and_then(|job| Some((job.schedule.next_fire?, job.id)));
+        let mut page = self.store.jobs_due(reading.until, after, PAGE);
+        let is_last = page.len() < PAGE;
+        if self.breakage == Some(Breakage::SchedulesUnread) && self.dice.chance(300) {
+            page.pop();
+        }
+        reading.jobs.extend(page);
+        let takes = self.store_takes();
+        let next = if is_last {
+            Event::Answer(number, Input::SchedulesLoaded { until: reading.until, jobs: reading.jobs })
+        } else {
+            Event::ReadSchedules(number, reading)
+        };
+        self.after(takes, next);
+    }
+
+    /// Sees to it that the owner looks up when its engine wants to.
+    fn set_alarm(&mut self, number: u32) {
+        let wall = self.wall();
+        let real = self.now;
+        let Some(owner) = self.owners.get_mut(&number) else { return };
+        let Some(at) = owner.engine.next_wakeup() else { return };
+        let now = owner.time.now(real, wall);
+        let due = real + at.since(now).as_micros() as u64;
+        if owner.wake_at.is_some_and(|earlier| earlier <= due && earlier >= real) {
+            return;
+        }
+        owner.wake_at = Some(due);
+        if self.breakage == Some(Breakage::TimersUnheard) && self.dice.chance(20) {
+            return;
+        }
+        self.at(due, Event::Alarm(number));
+    }
+
+    pub(crate) fn alarm(&mut self, number: u32) {
+        if let Some(owner) = self.owners.get_mut(&number) {
+            owner.wake_at = None;
+            self.decide(number, Input::Tick);
+        }
+    }
+
+    fn store_takes(&mut self) -> u64 {
+        let longest = self.profile.store_takes.as_micros() as u64;
+        if self.healed || self.dice.chance(500) { self.dice.below(200) } else { self.dice.below(longest) }
+    }
+}
+
+/// Times of the engine: the defaults, or shorter ones so that their ends are met more often.
+pub(crate) fn settings(dice: &mut crate::dice::Dice) -> Settings {
+    let mut settings = Settings::default();
+    if dice.chance(500) {
+        settings.look_ahead = Duration::from_millis(dice.between(500, 4000));
+    }
+    if dice.chance(300) {
+        settings.misfire_after = Duration::from_millis(dice.between(100, 2000));
+    }
+    settings
+}

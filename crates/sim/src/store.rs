@@ -1,0 +1,99 @@
+//! The store of a history: the real memory store with its real guards, and what may go wrong with it.
+
+use pendula_model::change::Change;
+use pendula_model::job::Job;
+use pendula_model::snapshot::Snapshot;
+use pendula_model::{Epoch, JobId, PartitionId, Timestamp};
+use pendula_store::{Batch, MemoryStore, StoreError};
+
+use crate::breakage::Breakage;
+use crate::dice::Dice;
+
+/// All of a history happens in one partition.
+pub(crate) const PARTITION: PartitionId = PartitionId(0);
+
+pub(crate) struct SimStore {
+    pub(crate) memory: MemoryStore,
+    epoch: Epoch,
+    away_until: u64,
+}
+
+impl SimStore {
+    pub(crate) fn new() -> Self {
+        SimStore { memory: MemoryStore::new(1), epoch: Epoch(0), away_until: 0 }
+    }
+
+    pub(crate) fn is_away(&self, now: u64) -> bool {
+        now < self.away_until
+    }
+
+    pub(crate) fn goes_away(&mut self, until: u64) {
+        self.away_until = until;
+    }
+
+    pub(crate) fn is_current(&self, epoch: Epoch) -> bool {
+        self.epoch == epoch
+    }
+
+    pub(crate) fn claim(&mut self) -> Epoch {
+        self.epoch = self.memory.claim_sync(PARTITION).expect("the memory store has this partition");
+        self.epoch
+    }
+
+    pub(crate) fn load(&self) -> Snapshot {
+        self.memory.load_sync(PARTITION).expect("the memory store has this partition")
+    }
+
+    pub(crate) fn jobs_due(&self, until: Timestamp, after: Option<(Timestamp, JobId)>, limit: usize) -> Vec<Job> {
+        self.memory.jobs_due_sync(PARTITION, until, after, limit)
+    }
+
+    /// Writes a batch under `epoch`; less strictly, or less of it, when the store is broken on purpose.
+    pub(crate) fn commit(
+        &mut self,
+        epoch: Epoch,
+        changes: &[Change],
+        breakage: Option<Breakage>,
+        dice: &mut Dice,
+    ) -> Result<(), StoreError> {
+        let mut batch = Batch { partition: PARTITION, epoch, changes: changes.to_vec() };
+        match breakage {
+            Some(Breakage::EpochUnchecked) => batch.epoch = self.epoch,
+            Some(Breakage::KeysForgotten) => batch.changes.iter_mut().for_each(forget_key),
+            Some(Breakage::FireInTwoSteps) => batch.changes.iter_mut().for_each(forget_fire),
+            Some(Breakage::WritesLost) if dice.chance(50) => return Ok(()),
+            Some(Breakage::EndedRowsWritten) => {
+                self.write_blindly(batch);
+                return Ok(());
+            }
+            _ => {}
+        }
+        self.memory.commit_sync(&batch)
+    }
+
+    /// Each change on its own, whoever writes and whatever was there.
+    fn write_blindly(&mut self, batch: Batch) {
+        for mut change in batch.changes {
+            if let Change::InstanceUpdated(row) | Change::InstanceEnded { instance: row, .. } = &mut change
+                && let Some(stored) = self.memory.instance_sync(row.id)
+            {
+                row.version = stored.version + 1;
+            }
+            let alone = Batch { partition: PARTITION, epoch: self.epoch, changes: vec![change] };
+            // What even this store cannot write is what it would have overwritten.
+            let _ = self.memory.commit_sync(&alone);
+        }
+    }
+}
+
+fn forget_fire(change: &mut Change) {
+    if let Change::InstanceInserted { instance, .. } = change {
+        instance.fire_time = None;
+    }
+}
+
+fn forget_key(change: &mut Change) {
+    if let Change::InstanceInserted { instance, .. } = change {
+        instance.idempotency_key = None;
+    }
+}

@@ -1,0 +1,144 @@
+//! Users: they ask for things, lose the answers, and ask again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pendula_engine::input::RunRequest;
+use pendula_engine::{Command, Input, Reply, ReplyTo};
+use pendula_model::{AppId, InstanceId};
+
+use crate::jobs::invent;
+use crate::trace::trace;
+use crate::world::{Event, MILLI, SECOND, World};
+
+/// How long a user waits for an answer before asking again.
+const PATIENCE: u64 = 3 * SECOND;
+/// How often somebody asks for the same thing.
+const TRIES: u32 = 5;
+const NAMES: [&str; 5] = ["j0", "j1", "j2", "j3", "j4"];
+
+/// What somebody wants.
+pub(crate) struct Request {
+    pub(crate) command: Command,
+    tries: u32,
+    answered: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Users {
+    pub(crate) app: Option<AppId>,
+    requests: BTreeMap<u64, Request>,
+    next: u64,
+    /// Instances that somebody heard of.
+    known: Vec<InstanceId>,
+    keys: u64,
+    /// Refusals that only mean "later" are tried again until this is set.
+    pub(crate) unanswered: usize,
+}
+
+impl World {
+    /// Somebody asks for something new.
+    pub(crate) fn user_acts(&mut self) {
+        let mean = self.profile.request_every.as_micros() as u64;
+        let pause = self.dice.below(2 * mean);
+        if !self.healed {
+            self.after(pause, Event::UserActs);
+        }
+        let Some(app) = self.users.app else { return };
+        if self.healed {
+            return;
+        }
+        let wall = self.wall();
+        let dice = &mut self.dice;
+        let name = (*dice.pick(&NAMES)).to_owned();
+        let known = (!self.users.known.is_empty()).then(|| *dice.pick(&self.users.known));
+        let command = match (dice.below(100), known) {
+            (0..24, _) => {
+                let spec = Arc::new(invent(dice, &name, wall, self.profile.triggered));
+                Command::JobApply { app, spec, expected_version: None }
+            }
+            (24..34, _) => Command::JobEnable { app, name, enabled: dice.chance(500) },
+            (34..37, _) => Command::JobDelete { app, name },
+            (37..41, Some(instance)) => Command::InstanceExplain { instance },
+            (41..52, Some(instance)) => Command::InstanceStop { instance },
+            (52..56, Some(instance)) => Command::InstanceCancel { instance },
+            (56..58, _) => {
+                let worker = dice.below(self.workers.len() as u64);
+                Command::WorkerDrain { app, worker: format!("w{worker}") }
+            }
+            (58..60, _) => Command::WorkerList { app },
+            _ => {
+                let mut key = None;
+                if dice.chance(500) {
+                    self.users.keys += u64::from(dice.chance(800));
+                    key = Some(Arc::from(format!("k{}", self.users.keys)));
+                }
+                let delay = std::time::Duration::from_millis(dice.below(8_000));
+                Command::JobRun(Box::new(RunRequest {
+                    app,
+                    job: name,
+                    params: None,
+                    due_at: dice.chance(250).then(|| wall.plus(delay)),
+                    idempotency_key: key,
+                    rerun_of: known.filter(|_| dice.chance(100)),
+                    priority: dice.chance(100).then(|| dice.between(0, 5) as i8),
+                }))
+            }
+        };
+        self.ask(command);
+    }
+
+    pub(crate) fn ask(&mut self, command: Command) {
+        let number = self.users.next;
+        self.users.next += 1;
+        self.users.unanswered += 1;
+        self.users.requests.insert(number, Request { command, tries: 0, answered: false });
+        self.send_request(number);
+    }
+
+    /// The first time, or once more because nobody answered.
+    pub(crate) fn send_request(&mut self, number: u64) {
+        let Some(request) = self.users.requests.get_mut(&number).filter(|request| !request.answered) else { return };
+        let patient = self.healed || request.tries < TRIES;
+        request.tries += 1;
+        if !patient {
+            request.answered = true;
+            self.users.unanswered -= 1;
+            return;
+        }
+        let way = self.dice.between(50, 5 * MILLI);
+        self.after(way, Event::Request(number));
+        let again = if self.healed { SECOND } else { PATIENCE };
+        self.after(again, Event::AskAgain(number));
+    }
+
+    /// A request reaches the server.
+    pub(crate) fn request_arrives(&mut self, number: u64) {
+        let (Some(owner), Some(request)) = (self.current, self.users.requests.get(&number)) else { return };
+        let command = request.command.clone();
+        self.decide(owner, Input::Command { command, reply_to: ReplyTo(number) });
+    }
+
+    /// The server answers.
+    pub(crate) fn reply_leaves(&mut self, number: u64, reply: Reply) {
+        if let Some(request) = self.users.requests.get(&number) {
+            self.audit.replied(&request.command, &reply);
+        }
+        if self.healed || !self.dice.chance(self.profile.replies_lost) {
+            let way = self.dice.between(50, 5 * MILLI);
+            self.after(way, Event::ReplyArrives(number, Box::new(reply)));
+        }
+    }
+
+    pub(crate) fn reply_arrives(&mut self, number: u64, reply: Reply) {
+        let Some(request) = self.users.requests.get_mut(&number).filter(|request| !request.answered) else { return };
+        request.answered = true;
+        self.users.unanswered -= 1;
+        trace!(self, "user hears {reply:?}");
+        match reply {
+            Reply::App(app) => self.users.app = Some(app.id),
+            Reply::Instance { id, .. } => self.users.known.push(id),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,503 @@
+//! A worker with the admission rules of the SDK: it takes newer attempts only and each once, keeps results until they
+//! are acknowledged, tells what it has when it connects, and obeys.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pendula_engine::input::{Outcome, Report, ReportEvent, WorkerHello};
+use pendula_engine::Dispatch;
+use pendula_model::instance::{Payload, Reason};
+use pendula_model::worker::{BootId, HostMetrics, WorkerInfo, WorkerRef};
+use pendula_model::{AppId, InstanceId, SessionId, Timestamp};
+
+use crate::breakage::Breakage;
+use crate::network::{ToServer, ToWorker};
+use crate::trace::trace;
+use crate::world::{Event, MILLI, SECOND, World};
+
+const HEARTBEAT: u64 = 2 * SECOND;
+/// A result that was not acknowledged is told again after so long.
+const REPORT_AGAIN: u64 = 10 * SECOND;
+/// An attempt that runs longer is reported as started.
+const STARTED_AFTER: u64 = 100 * MILLI;
+/// From the forced stop to the end of the handler.
+const KILL_MOMENT: u64 = SECOND;
+
+pub(crate) struct Worker {
+    name: String,
+    app: AppId,
+    processors: Vec<String>,
+    labels: BTreeMap<String, String>,
+    slots: u32,
+    pub(crate) boot: u64,
+    pub(crate) alive: bool,
+    pub(crate) paused_until: u64,
+    link: Link,
+    entries: BTreeMap<InstanceId, Entry>,
+    /// Abandoned attempts whose handlers are not gone yet.
+    dying: BTreeMap<(InstanceId, u32), ()>,
+    /// Ended and acknowledged.
+    recent: BTreeMap<InstanceId, u32>,
+    seen: u64,
+    draining: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    None,
+    Dialling(u32),
+    Up(u32),
+}
+
+struct Entry {
+    attempt: u32,
+    phase: Phase,
+}
+
+enum Phase {
+    /// For an older attempt to be gone.
+    Waiting(Box<Dispatch>),
+    Running { since: u64, timeout: Option<u64>, grace: u64, cause: Option<Cause> },
+    Finished { outcome: Outcome, sent_at: Option<u64>, ran: bool },
+}
+
+/// Who wants an attempt to end early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Server,
+    Timeout,
+    Drain,
+}
+
+impl Worker {
+    pub(crate) fn new(number: usize, app: AppId, slots: u32) -> Self {
+        // All can run `a`, one of them `b`; each is in a zone of its own.
+        let processors = if number == 0 { vec!["a".to_owned(), "b".to_owned()] } else { vec!["a".to_owned()] };
+        let zone = ["x", "y", "z"][number % 3].to_owned();
+        Worker {
+            name: format!("w{number}"),
+            app,
+            processors,
+            labels: BTreeMap::from([("zone".to_owned(), zone)]),
+            slots,
+            boot: 0,
+            alive: false,
+            paused_until: 0,
+            link: Link::None,
+            entries: BTreeMap::new(),
+            dying: BTreeMap::new(),
+            recent: BTreeMap::new(),
+            seen: 0,
+            draining: false,
+        }
+    }
+
+    pub(crate) fn reference(&self, boot: u64) -> WorkerRef {
+        WorkerRef { name: self.name.as_str().into(), boot: BootId(boot) }
+    }
+
+    /// Whether it is alive as this process.
+    pub(crate) fn is(&self, boot: u64) -> bool {
+        self.alive && self.boot == boot
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        matches!(self.link, Link::Up(_))
+    }
+
+    fn held(&self, wanted: impl Fn(&Phase) -> bool) -> Vec<(InstanceId, u32)> {
+        let entries = self.entries.iter().filter(|(_, entry)| wanted(&entry.phase));
+        entries.map(|(id, entry)| (*id, entry.attempt)).collect()
+    }
+
+    fn newest(&self, instance: InstanceId) -> Option<u32> {
+        let entry = self.entries.get(&instance).map(|entry| entry.attempt);
+        let dying = self.dying.range((instance, 0)..=(instance, u32::MAX)).next_back().map(|((_, attempt), _)| *attempt);
+        entry.max(dying).max(self.recent.get(&instance).copied())
+    }
+
+    fn is_dying(&self, instance: InstanceId) -> bool {
+        self.dying.range((instance, 0)..=(instance, u32::MAX)).next().is_some()
+    }
+
+    fn occupied(&self) -> usize {
+        let running = self.entries.values().filter(|entry| matches!(entry.phase, Phase::Running { .. })).count();
+        running + self.dying.len()
+    }
+}
+
+impl World {
+    pub(crate) fn start_worker(&mut self, number: usize) {
+        if self.workers[number].alive {
+            return;
+        }
+        self.next_boot += 1;
+        let boot = self.next_boot;
+        let Worker { app, slots, .. } = self.workers[number];
+        self.workers[number] = Worker { boot, alive: true, ..Worker::new(number, app, slots) };
+        trace!(self, "worker w{number} starts as {boot}");
+        self.dial(number, boot);
+        self.after(HEARTBEAT, Event::WorkerTick(number, boot));
+    }
+
+    pub(crate) fn kill_worker(&mut self, number: usize) {
+        if !self.workers[number].alive {
+            return;
+        }
+        trace!(self, "worker w{number} is killed");
+        let process = (number, self.workers[number].boot);
+        self.audit.process_gone(process);
+        self.exit(number);
+    }
+
+    /// The process is gone, and what it ran with it.
+    fn exit(&mut self, number: usize) {
+        let worker = &mut self.workers[number];
+        worker.alive = false;
+        worker.paused_until = 0;
+        let process = (number, worker.boot);
+        let link = std::mem::replace(&mut worker.link, Link::None);
+        self.audit.process_gone(process);
+        if let Link::Dialling(connection) | Link::Up(connection) = link {
+            self.worker_closes(connection);
+        }
+        let back = if self.healed { 500 * MILLI } else { self.dice.between(200 * MILLI, 15 * SECOND) };
+        self.after(back, Event::StartWorker(number));
+    }
+
+    pub(crate) fn dial(&mut self, number: usize, boot: u64) {
+        if !self.workers[number].is(boot) || self.workers[number].link != Link::None {
+            return;
+        }
+        let Some(connection) = self.connect(number) else {
+            let pause = self.dice.between(50 * MILLI, if self.healed { 500 * MILLI } else { 3 * SECOND });
+            self.after(pause, Event::Dial(number, boot));
+            return;
+        };
+        let forgets = self.breakage == Some(Breakage::WorkerForgetsRunning);
+        let worker = &mut self.workers[number];
+        worker.link = Link::Dialling(connection);
+        let running = worker.held(|phase| !forgets && !matches!(phase, Phase::Finished { .. }));
+        let hello = WorkerHello {
+            session: SessionId(0),
+            app: worker.app,
+            info: WorkerInfo {
+                worker: worker.reference(boot),
+                version: "sim".to_owned(),
+                processors: worker.processors.clone(),
+                labels: worker.labels.clone(),
+                slots: worker.slots,
+                address: String::new(),
+                metrics: HostMetrics::default(),
+            },
+            running,
+            finished: worker.held(|phase| matches!(phase, Phase::Finished { .. })),
+        };
+        self.send_to_server(connection, ToServer::Hello(Box::new(hello)));
+    }
+
+    pub(crate) fn worker_sees_close(&mut self, connection: u32) {
+        let Some(known) = self.connections.get(&connection) else { return };
+        let (number, boot) = (known.worker, known.boot);
+        self.worker_closes(connection);
+        let worker = &mut self.workers[number];
+        let ours = worker.link == Link::Up(connection) || worker.link == Link::Dialling(connection);
+        if !worker.is(boot) || !ours {
+            return;
+        }
+        worker.link = Link::None;
+        for entry in worker.entries.values_mut() {
+            if let Phase::Finished { sent_at, .. } = &mut entry.phase {
+                *sent_at = None;
+            }
+        }
+        let pause = self.dice.between(MILLI, if self.healed { 100 * MILLI } else { 2 * SECOND });
+        self.after(pause, Event::Dial(number, boot));
+    }
+
+    pub(crate) fn worker_takes(&mut self, number: usize, connection: u32, message: ToWorker) {
+        let worker = &mut self.workers[number];
+        if let ToWorker::Welcome { abort } = message {
+            if worker.link != Link::Dialling(connection) {
+                return;
+            }
+            worker.link = Link::Up(connection);
+            worker.seen = 0;
+            for (instance, attempt) in abort {
+                self.stopped(number, (instance, attempt), 0, true);
+            }
+            let finished = self.workers[number].held(|phase| matches!(phase, Phase::Finished { .. }));
+            for key in finished {
+                self.report_end(number, key);
+            }
+            if self.workers[number].draining {
+                self.send_to_server(connection, ToServer::Draining);
+            }
+            return;
+        }
+        if worker.link != Link::Up(connection) {
+            return;
+        }
+        match message {
+            ToWorker::Welcome { .. } => {}
+            ToWorker::Dispatch(dispatch) => self.dispatched(number, dispatch),
+            ToWorker::Stop { instance, attempt, grace, abandon } => {
+                self.stopped(number, (instance, attempt), grace.as_micros() as u64, abandon);
+            }
+            ToWorker::Ack { instance, attempt } => {
+                let worker = &mut self.workers[number];
+                let entry = worker.entries.get(&instance);
+                if entry.is_some_and(|e| e.attempt == attempt && matches!(e.phase, Phase::Finished { .. })) {
+                    worker.entries.remove(&instance);
+                    worker.recent.insert(instance, attempt);
+                }
+            }
+            ToWorker::Drain => self.drain(number),
+        }
+    }
+
+    fn dispatched(&mut self, number: usize, dispatch: Box<Dispatch>) {
+        let (instance, attempt) = (dispatch.instance, dispatch.attempt);
+        let admits_all = self.breakage == Some(Breakage::WorkerAdmitsAll);
+        let worker = &mut self.workers[number];
+        worker.seen = worker.seen.max(dispatch.sequence);
+        if !admits_all {
+            match worker.newest(instance) {
+                Some(newest) if newest > attempt => return,
+                Some(newest) if newest == attempt => return self.report_end(number, (instance, attempt)),
+                _ => {}
+            }
+            self.abandon(number, instance);
+        }
+        let worker = &mut self.workers[number];
+        let waits = worker.is_dying(instance);
+        if worker.draining || (!waits && worker.occupied() >= worker.slots as usize) {
+            return self.finish(number, (instance, attempt), Outcome::Rejected { reason: Reason::REJECTED }, false);
+        }
+        if waits {
+            worker.entries.insert(instance, Entry { attempt, phase: Phase::Waiting(dispatch) });
+        } else {
+            self.start_handler(number, dispatch);
+        }
+    }
+
+    fn start_handler(&mut self, number: usize, dispatch: Box<Dispatch>) {
+        let key = (dispatch.instance, dispatch.attempt);
+        let boot = self.workers[number].boot;
+        trace!(self, "worker w{number} begins attempt {} of {}", key.1, key.0);
+        self.audit.handler_started((number, boot), key, dispatch.spec.delivery);
+        let timeout = dispatch.spec.timeout.map(|timeout| timeout.as_micros() as u64);
+        let grace = dispatch.spec.stop_grace().as_micros() as u64;
+        let phase = Phase::Running { since: self.now, timeout, grace, cause: None };
+        self.workers[number].entries.insert(key.0, Entry { attempt: key.1, phase });
+        let lasts = match self.dice.below(10) {
+            0..6 => self.dice.below(100 * MILLI),
+            6..9 => self.dice.below(2 * SECOND),
+            _ if self.healed => self.dice.below(SECOND),
+            _ => self.dice.below(20 * SECOND),
+        };
+        let outcome = match self.dice.below(10) {
+            0..8 => Outcome::Succeeded,
+            8 => Outcome::Failed { reason: Reason::EXIT_CODE, final_: false },
+            _ => Outcome::Failed { reason: Reason::EXIT_CODE, final_: self.dice.chance(500) },
+        };
+        self.after(lasts, Event::HandlerEnds(number, boot, key, outcome));
+        if lasts > STARTED_AFTER {
+            self.after(STARTED_AFTER, Event::StartedDue(number, boot, key));
+        }
+    }
+
+    pub(crate) fn started_due(&mut self, number: usize, (instance, attempt): (InstanceId, u32)) {
+        let Worker { link: Link::Up(connection), entries, .. } = &self.workers[number] else { return };
+        let connection = *connection;
+        if let Some(Entry { attempt: newest, phase: Phase::Running { since, .. } }) = entries.get(&instance)
+            && *newest == attempt
+        {
+            let started_at = self.server_time_of(*since);
+            let report = Report { instance, attempt, event: ReportEvent::Started { started_at } };
+            self.send_to_server(connection, ToServer::Reports(vec![report]));
+        }
+    }
+
+    /// A handler's work is over, one way or another.
+    pub(crate) fn handler_ends(&mut self, number: usize, key: (InstanceId, u32), outcome: Outcome) {
+        let boot = self.workers[number].boot;
+        let worker = &mut self.workers[number];
+        if worker.dying.remove(&key).is_some() {
+            self.audit.handler_gone((number, boot), key);
+            return self.start_waiting(number, key.0);
+        }
+        let Some(Entry { attempt, phase: Phase::Running { cause, .. } }) = worker.entries.get(&key.0) else { return };
+        if *attempt != key.1 {
+            return;
+        }
+        let outcome = match cause {
+            None => outcome,
+            Some(Cause::Server) => Outcome::Stopped,
+            Some(Cause::Drain) => Outcome::HandedBack,
+            Some(Cause::Timeout) => Outcome::Failed { reason: Reason::TIMEOUT, final_: false },
+        };
+        trace!(self, "worker w{number} ended attempt {} of {}: {outcome:?}", key.1, key.0);
+        self.audit.handler_gone((number, boot), key);
+        self.finish(number, key, outcome, true);
+    }
+
+    fn start_waiting(&mut self, number: usize, instance: InstanceId) {
+        let worker = &mut self.workers[number];
+        let waits = matches!(worker.entries.get(&instance), Some(Entry { phase: Phase::Waiting(_), .. }));
+        if waits
+            && !worker.is_dying(instance)
+            && let Some(Entry { phase: Phase::Waiting(dispatch), .. }) = worker.entries.remove(&instance)
+        {
+            self.start_handler(number, dispatch);
+        }
+    }
+
+    fn finish(&mut self, number: usize, key: (InstanceId, u32), outcome: Outcome, ran: bool) {
+        let entry = Entry { attempt: key.1, phase: Phase::Finished { outcome, sent_at: None, ran } };
+        self.workers[number].entries.insert(key.0, entry);
+        self.report_end(number, key);
+    }
+
+    /// Tells the end of an attempt, if there is one and somebody to tell.
+    fn report_end(&mut self, number: usize, (instance, attempt): (InstanceId, u32)) {
+        let now = self.now;
+        let worker = &mut self.workers[number];
+        let Link::Up(connection) = worker.link else { return };
+        let Some(Entry { attempt: newest, phase: Phase::Finished { outcome, sent_at, ran } }) =
+            worker.entries.get_mut(&instance)
+        else {
+            return;
+        };
+        if *newest != attempt {
+            return;
+        }
+        *sent_at = Some(now);
+        let result = (*outcome == Outcome::Succeeded).then(|| Payload::json("1"));
+        let (outcome, ran) = (outcome.clone(), *ran);
+        let started_at = ran.then(|| self.server_time_of(now));
+        let event = ReportEvent::Ended { outcome, message: None, result, started_at };
+        self.send_to_server(connection, ToServer::Reports(vec![Report { instance, attempt, event }]));
+    }
+
+    fn stopped(&mut self, number: usize, (instance, attempt): (InstanceId, u32), grace: u64, abandon: bool) {
+        let entry = self.workers[number].entries.get(&instance);
+        if entry.is_none_or(|entry| entry.attempt != attempt) {
+            return;
+        }
+        if abandon {
+            self.abandon(number, instance);
+        } else {
+            self.ask_to_stop(number, (instance, attempt), Cause::Server, grace);
+        }
+    }
+
+    fn ask_to_stop(&mut self, number: usize, key: (InstanceId, u32), why: Cause, grace: u64) {
+        let boot = self.workers[number].boot;
+        let Some(entry) = self.workers[number].entries.get_mut(&key.0) else { return };
+        match &mut entry.phase {
+            Phase::Finished { .. } => {}
+            Phase::Waiting(_) => self.finish(number, key, Outcome::Stopped, false),
+            Phase::Running { cause, .. } => {
+                if cause.is_none() || why == Cause::Server {
+                    *cause = Some(why);
+                }
+                // Most obey; the others are killed when their grace is over.
+                let obeys = self.dice.chance(700);
+                let ends = if obeys { self.dice.below(grace.min(300 * MILLI) + 1) } else { grace + KILL_MOMENT };
+                self.after(ends, Event::HandlerEnds(number, boot, key, Outcome::Stopped));
+            }
+        }
+    }
+
+    /// Forgets the newest attempt at an instance without a report.
+    fn abandon(&mut self, number: usize, instance: InstanceId) {
+        let worker = &mut self.workers[number];
+        let boot = worker.boot;
+        let Some(Entry { attempt, phase }) = worker.entries.remove(&instance) else { return };
+        if matches!(phase, Phase::Running { .. }) {
+            worker.dying.insert((instance, attempt), ());
+            let ends = self.dice.below(KILL_MOMENT);
+            self.after(ends, Event::HandlerEnds(number, boot, (instance, attempt), Outcome::Stopped));
+        } else {
+            worker.recent.insert(instance, attempt);
+        }
+    }
+
+    /// Heartbeats, repeated reports, timeouts while nobody else can see to them.
+    pub(crate) fn worker_tick(&mut self, number: usize) {
+        let now = self.now;
+        let worker = &self.workers[number];
+        let boot = worker.boot;
+        self.after(HEARTBEAT, Event::WorkerTick(number, boot));
+        let worker = &self.workers[number];
+        let Link::Up(connection) = worker.link else {
+            let late = |entry: &Entry| match entry.phase {
+                Phase::Running { since, timeout: Some(timeout), grace, cause: None } if now - since >= timeout => Some(grace),
+                _ => None,
+            };
+            let late: Vec<_> =
+                worker.entries.iter().filter_map(|(id, e)| Some(((*id, e.attempt), late(e)?))).collect();
+            for (key, grace) in late {
+                self.ask_to_stop(number, key, Cause::Timeout, grace);
+            }
+            return;
+        };
+        let again = worker.held(|phase| match phase {
+            Phase::Finished { sent_at, .. } => sent_at.is_none_or(|sent_at| now - sent_at >= REPORT_AGAIN),
+            _ => false,
+        });
+        let (seen, held) = (worker.seen, worker.held(|_| true));
+        self.send_to_server(connection, ToServer::Alive { seen, held });
+        for key in again {
+            self.report_end(number, key);
+        }
+    }
+
+    /// Takes nothing new, and leaves within a budget.
+    pub(crate) fn drain(&mut self, number: usize) {
+        let worker = &mut self.workers[number];
+        if !worker.alive || worker.draining {
+            return;
+        }
+        worker.draining = true;
+        let (boot, link) = (worker.boot, worker.link);
+        trace!(self, "worker w{number} drains");
+        if let Link::Up(connection) = link {
+            self.send_to_server(connection, ToServer::Draining);
+        }
+        let budget = self.dice.between(SECOND, 4 * SECOND);
+        self.after(budget, Event::HandBack(number, boot));
+    }
+
+    pub(crate) fn hand_back(&mut self, number: usize) {
+        let boot = self.workers[number].boot;
+        let left = self.workers[number].held(|phase| !matches!(phase, Phase::Finished { .. }));
+        for key in left {
+            match &self.workers[number].entries[&key.0].phase {
+                Phase::Running { grace, .. } => {
+                    let grace = (*grace).min(2 * SECOND);
+                    self.ask_to_stop(number, key, Cause::Drain, grace);
+                }
+                _ => self.finish(number, key, Outcome::Rejected { reason: Reason::REJECTED }, false),
+            }
+        }
+        let farewell = self.dice.between(3 * SECOND + KILL_MOMENT, 6 * SECOND);
+        self.after(farewell, Event::WorkerLeaves(number, boot));
+    }
+
+    pub(crate) fn worker_leaves(&mut self, number: usize) {
+        trace!(self, "worker w{number} leaves");
+        self.exit(number);
+    }
+
+    /// What the owner's clock showed at a moment, from the duration that the worker told.
+    fn server_time_of(&self, real: u64) -> Timestamp {
+        self.wall().minus(Duration::from_micros(self.now - real))
+    }
+
+    /// Workers that have a session.
+    pub(crate) fn connected_workers(&self) -> usize {
+        self.workers.iter().filter(|worker| worker.is_connected()).count()
+    }
+}

@@ -1,0 +1,3 @@
+//! Histories from seeds.
+
+mod histories;

@@ -1,0 +1,225 @@
+//! How fast this machine keeps instances: `cargo run --release -p pendula-store --example store_bench`.
+//!
+//! Each instance is inserted as dispatched and ended in a later batch: two durable writes, with all indexes. The first
+//! part is one caller with batches of a size, the second many callers with small batches, which share commits.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use pendula_model::app::App;
+use pendula_model::change::Change;
+use pendula_model::id::IdSequence;
+use pendula_model::instance::{Instance, InstanceState, Origin, Reason};
+use pendula_model::job::{Job, JobSpec, ScheduleState};
+use pendula_model::processor::{Processor, Script};
+use pendula_model::worker::{BootId, WorkerRef};
+use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, Timestamp};
+use pendula_store::sqlite::{CommitObserved, Options};
+use pendula_store::{Batch, SqliteStore, Store};
+
+const START: Timestamp = Timestamp::from_millis(1_767_225_600_000);
+
+/// A partition with one job.
+struct Source {
+    partition: PartitionId,
+    epoch: Epoch,
+    ids: IdSequence,
+    jobs: Vec<Job>,
+    fired: u64,
+}
+
+impl Source {
+    async fn new(store: &dyn Store, partition: u16) -> Source {
+        let partition = PartitionId(partition);
+        let epoch = store.partition_claim(partition, "bench", START).await.expect("claim");
+        let last_id = store.partition_load(partition).await.expect("load").last_id;
+        let mut ids = IdSequence::new(partition, last_id);
+        let app = App {
+            id: AppId(ids.next(START)),
+            name: format!("app {}", ids.next(START)),
+            namespace: "default".to_owned(),
+            partition,
+            allow_scripts: true,
+            created_at: START,
+            version: 1,
+        };
+        let jobs: Vec<_> = (0..20)
+            .map(|number| Job {
+                id: JobId(ids.next(START)),
+                app: app.id,
+                spec: Arc::new(JobSpec::new(format!("job {number}"), Processor::Shell(Script::new("true")))),
+                revision: Revision(1),
+                version: 1,
+                schedule: ScheduleState::default(),
+                created_at: START,
+                updated_at: START,
+                deleted_at: None,
+            })
+            .collect();
+        let mut changes = vec![Change::AppInserted(app)];
+        changes.extend(jobs.iter().cloned().map(Change::JobInserted));
+        store.commit(Batch { partition, epoch, changes }).await.expect("commit");
+        Source { partition, epoch, ids, jobs, fired: 0 }
+    }
+
+    fn fire(&mut self) -> Instance {
+        self.fired += 1;
+        let job = &self.jobs[self.fired as usize % self.jobs.len()];
+        let at = START.plus(Duration::from_micros(self.fired));
+        Instance {
+            id: InstanceId(self.ids.next(at)),
+            app: job.app,
+            job: job.id,
+            revision: job.revision,
+            origin: Origin::Trigger,
+            fire_time: Some(at),
+            missed_before: 0,
+            rerun_of: None,
+            idempotency_key: None,
+            params: None,
+            priority: 0,
+            created_at: at,
+            due_at: at,
+            expires_at: None,
+            state: InstanceState::Dispatched,
+            version: 1,
+            attempt: 1,
+            failures: 0,
+            losses: 0,
+            worker: Some(WorkerRef { name: "worker-1".into(), boot: BootId(u64::MAX / 3) }),
+            placement: Some(r#"{"strategy":"least_loaded","eligible":3}"#.into()),
+            dispatched_at: Some(at),
+            started_at: None,
+            ended_at: None,
+            stop_cause: None,
+            stop_deadline: None,
+            reason: None,
+            message: None,
+            result: None,
+        }
+    }
+
+    fn batch(&self, changes: Vec<Change>) -> Batch {
+        Batch { partition: self.partition, epoch: self.epoch, changes }
+    }
+}
+
+fn inserts(instances: &[Instance]) -> Vec<Change> {
+    let insert = |instance: &Instance| Change::InstanceInserted { instance: Box::new(instance.clone()), prune_at: None };
+    instances.iter().map(insert).collect()
+}
+
+fn ends(instances: Vec<Instance>, state: InstanceState) -> Vec<Change> {
+    let end = |mut instance: Instance| {
+        let at = instance.created_at.plus(Duration::from_millis(3));
+        instance.state = state;
+        instance.version += 1;
+        instance.started_at = Some(at);
+        instance.ended_at = Some(at);
+        instance.reason = (state == InstanceState::Failed).then_some(Reason::EXIT_CODE);
+        Change::InstanceEnded { instance: Box::new(instance), prune_at: at.plus(Duration::from_secs(2_592_000)) }
+    };
+    instances.into_iter().map(end).collect()
+}
+
+fn percentile(sorted: &[Duration], of_hundred: usize) -> Duration {
+    sorted[(sorted.len() * of_hundred / 100).min(sorted.len() - 1)]
+}
+
+/// One caller: batches of `size`, the ends of one together with the inserts of the next, until `total` are over.
+async fn one_caller(store: &SqliteStore, size: usize, total: usize, state: InstanceState) {
+    let mut source = Source::new(store, 0).await;
+    let mut times = Vec::new();
+    let mut last: Vec<Instance> = Vec::new();
+    let begun = Instant::now();
+    let mut busy = Duration::ZERO;
+    for _ in 0..total / size {
+        let next: Vec<_> = (0..size).map(|_| source.fire()).collect();
+        let mut changes = ends(std::mem::replace(&mut last, next), state);
+        changes.extend(inserts(&last));
+        let batch = source.batch(changes);
+        let committing = Instant::now();
+        store.commit(batch).await.expect("commit");
+        times.push(committing.elapsed());
+        busy += committing.elapsed();
+    }
+    times.sort();
+    println!(
+        "{size:>5} per batch, {state:<9}  {:>8.0}/s with making them, {:>8.0}/s in the store   \
+         commit p50 {:.2?} p99 {:.2?} max {:.2?}",
+        total as f64 / begun.elapsed().as_secs_f64(),
+        total as f64 / busy.as_secs_f64(),
+        percentile(&times, 50),
+        percentile(&times, 99),
+        times[times.len() - 1],
+    );
+}
+
+/// Many callers, each with batches of `size`.
+async fn many_callers(store: Arc<SqliteStore>, observed: &Mutex<Vec<CommitObserved>>, callers: u16, size: usize) {
+    let rounds = 2_000 / size;
+    let mut sources = Vec::new();
+    for partition in 0..callers {
+        sources.push(Source::new(&*store, partition).await);
+    }
+    observed.lock().expect("no panic").clear();
+    let begun = Instant::now();
+    let mut tasks = Vec::new();
+    for mut source in sources {
+        let store = store.clone();
+        tasks.push(tokio::spawn(async move {
+            let mut times = Vec::new();
+            for _ in 0..rounds {
+                let fired: Vec<_> = (0..size).map(|_| source.fire()).collect();
+                for changes in [inserts(&fired), ends(fired, InstanceState::Succeeded)] {
+                    let committing = Instant::now();
+                    store.commit(source.batch(changes)).await.expect("commit");
+                    times.push(committing.elapsed());
+                }
+            }
+            times
+        }));
+    }
+    let mut times = Vec::new();
+    for task in tasks {
+        times.extend(task.await.expect("no panic"));
+    }
+    times.sort();
+    let rate = (rounds * size * usize::from(callers)) as f64 / begun.elapsed().as_secs_f64();
+    let observed = observed.lock().expect("no panic");
+    let changes: usize = observed.iter().map(|commit| commit.changes).sum();
+    println!(
+        "{callers:>5} callers, {size} per batch  {rate:>8.0}/s   answer p50 {:.2?} p99 {:.2?} max {:.2?}, {:.0} changes per commit",
+        percentile(&times, 50),
+        percentile(&times, 99),
+        times[times.len() - 1],
+        changes as f64 / observed.len() as f64,
+    );
+}
+
+#[tokio::main]
+async fn main() {
+    let directory = tempfile::tempdir_in(std::env::args().nth(1).unwrap_or_else(|| ".".to_owned())).expect("a directory");
+    let observed = Arc::new(Mutex::new(Vec::new()));
+    let seen = observed.clone();
+    let observer: pendula_store::sqlite::CommitObserver =
+        Arc::new(move |commit| seen.lock().expect("no panic").push(commit));
+    let options = Options { observer: Some(observer), ..Options::default() };
+    let store = Arc::new(SqliteStore::open(directory.path(), options).expect("open"));
+    for (size, total) in [(1, 3_000), (10, 20_000), (100, 100_000), (1000, 400_000)] {
+        one_caller(&store, size, total, InstanceState::Succeeded).await;
+    }
+    one_caller(&store, 1000, 200_000, InstanceState::Failed).await;
+    for (callers, size) in [(1, 1), (16, 1), (64, 1), (64, 20)] {
+        many_callers(store.clone(), &observed, callers, size).await;
+    }
+    let begun = Instant::now();
+    let mut pruned = 0;
+    while let gone = store.prune(Timestamp::MAX, 1000).await.expect("prune")
+        && !gone.is_empty()
+    {
+        pruned += gone.len();
+    }
+    println!("pruned {pruned} at {:.0}/s", pruned as f64 / begun.elapsed().as_secs_f64());
+    println!("{:.0} MB on disk", store.status().await.expect("status").bytes as f64 / 1e6);
+}

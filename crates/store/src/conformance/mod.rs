@@ -1,0 +1,56 @@
+//! What every store must do, as tests that any implementation of the port can be put through.
+//!
+//! Each case takes a fresh, empty store with at least 8 partitions and panics when the store is at fault.
+//! [`conformance_tests!`](crate::conformance_tests) makes one test of each.
+
+mod apps;
+mod instances;
+mod jobs;
+mod listings;
+mod ownership;
+mod upkeep;
+mod world;
+
+pub use apps::{apps_are_unique_by_name, tokens_open_until_deleted};
+pub use instances::{
+    attempts_are_kept_once, ended_instances_never_change, fires_and_keys_are_unique, instances_are_read_as_written,
+    instances_move_by_version, lawless_instances_are_refused, unreadable_instances_can_be_set_aside,
+};
+pub use jobs::{
+    deleted_jobs_free_their_name, gaps_are_kept_up_to_a_bound, job_edits_expect_a_version, jobs_are_read_as_written,
+    schedules_advance_from_what_was_expected,
+};
+pub use listings::{due_jobs_come_in_order, instance_listings_agree_with_a_scan, job_listings_are_paged};
+pub use ownership::{
+    batches_are_whole, concurrent_batches_fail_alone, only_the_latest_epoch_writes, snapshots_hold_what_is_under_way,
+};
+pub use upkeep::{ids_are_never_forgotten, pruning_forgets_what_is_over};
+
+/// A test for every case: `conformance_tests!(make)`, where `make()` returns `(Arc<dyn Store>, guard)` and the guard is
+/// dropped after the case.
+#[macro_export]
+macro_rules! conformance_tests {
+    ($make:expr) => {
+        $crate::conformance_tests!(@each $make;
+            apps_are_unique_by_name, tokens_open_until_deleted,
+            attempts_are_kept_once, ended_instances_never_change, fires_and_keys_are_unique,
+            instances_are_read_as_written, instances_move_by_version, lawless_instances_are_refused,
+            unreadable_instances_can_be_set_aside,
+            deleted_jobs_free_their_name, gaps_are_kept_up_to_a_bound, job_edits_expect_a_version,
+            jobs_are_read_as_written, schedules_advance_from_what_was_expected,
+            due_jobs_come_in_order, instance_listings_agree_with_a_scan, job_listings_are_paged,
+            batches_are_whole, concurrent_batches_fail_alone, only_the_latest_epoch_writes,
+            snapshots_hold_what_is_under_way,
+            ids_are_never_forgotten, pruning_forgets_what_is_over,
+        );
+    };
+    (@each $make:expr; $($case:ident,)+) => {
+        $(
+            #[tokio::test]
+            async fn $case() {
+                let (store, _guard) = ($make)();
+                $crate::conformance::$case(store).await;
+            }
+        )+
+    };
+}

@@ -1,0 +1,181 @@
+use std::sync::Arc;
+
+use pendula_model::change::Change;
+use pendula_model::instance::InstanceState;
+use pendula_model::job::{Job, JobSpec};
+use pendula_model::{Epoch, PartitionId, Revision};
+
+use super::world::{HOME, START, World, ended, inserted, moved, updated};
+use crate::port::{Batch, Store, StoreError};
+
+pub async fn only_the_latest_epoch_writes(store: Arc<dyn Store>) {
+    let mut world = World::new(store.clone()).await;
+    let app = world.app("demo");
+    world.commit(vec![Change::AppInserted(app.clone())]).await;
+    let newer = store.partition_claim(HOME, "another", START).await.unwrap();
+    assert!(newer > world.epoch);
+    for epoch in [Epoch(0), world.epoch, Epoch(newer.0 + 1)] {
+        let stale = world.app("late");
+        let batch = Batch { partition: HOME, epoch, changes: vec![Change::AppInserted(stale)] };
+        let refused = store.commit(batch).await;
+        assert!(matches!(refused, Err(StoreError::Fenced { partition: HOME, ours }) if ours == epoch));
+        // An empty batch asks whether the partition is still ours.
+        let refused = store.commit(Batch { partition: HOME, epoch, changes: Vec::new() }).await;
+        assert!(matches!(refused, Err(StoreError::Fenced { .. })));
+    }
+    assert_eq!(store.apps().await.unwrap(), [app]);
+    world.epoch = newer;
+    world.commit(Vec::new()).await;
+
+    // Partitions do not share epochs, nor rows.
+    let other = World::in_partition(store.clone(), PartitionId(4)).await;
+    world.commit(Vec::new()).await;
+    let stray = world.app("stray");
+    other.refuses(vec![Change::AppInserted(stray.clone())]).await;
+    other.refuses(vec![Change::AppDeleted(stray.id)]).await;
+
+    let nowhere = PartitionId(store.partitions());
+    assert!(matches!(store.partition_claim(nowhere, "x", START).await, Err(StoreError::Corrupt { .. })));
+    let batch = Batch { partition: nowhere, epoch: Epoch(0), changes: Vec::new() };
+    assert!(matches!(store.commit(batch).await, Err(StoreError::Corrupt { .. })));
+}
+
+pub async fn batches_are_whole(store: Arc<dyn Store>) {
+    let mut world = World::new(store).await;
+    let (app, job) = world.with_job().await;
+    let running = moved(&world.instance(&job), InstanceState::Running);
+    world.commit(vec![inserted(&running)]).await;
+    // Every kind of change, undone by the one that is refused at the end.
+    let new_app = world.app("new");
+    let new_job = world.job(&new_app, "new");
+    let edited = JobSpec { description: "edited".to_owned(), ..JobSpec::clone(&job.spec) };
+    let edited = Job { spec: Arc::new(edited), revision: Revision(2), version: 2, ..job.clone() };
+    let fired = world.instance(&new_job);
+    let gap = pendula_model::change::Gap { from: START, to: START, count: 1, noticed_at: START };
+    let past = pendula_model::instance::PastAttempt {
+        instance: running.id,
+        attempt: 1,
+        state: pendula_model::instance::TaskState::Failed,
+        worker: None,
+        placement: None,
+        dispatched_at: None,
+        started_at: None,
+        ended_at: START,
+        reason: pendula_model::instance::Reason::FAILED,
+        message: None,
+    };
+    let broken = world.instance(&job);
+    let mut changes = vec![
+        Change::AppInserted(new_app.clone()),
+        Change::JobInserted(new_job.clone()),
+        Change::JobUpdated(edited),
+        Change::GapRecorded { job: job.id, gap },
+        inserted(&fired),
+        updated(&moved(&running, InstanceState::Running)),
+        Change::AttemptEnded(past),
+        ended(&moved(&moved(&running, InstanceState::Running), InstanceState::Failed)),
+        inserted(&broken),
+        Change::InstanceQuarantined { id: broken.id, at: START, why: "why".to_owned(), prune_at: START },
+        Change::JobDeleted { id: new_job.id, version: 1, at: START },
+        Change::AppDeleted(new_app.id),
+        Change::AppUpdated(pendula_model::app::App { version: 2, ..app.clone() }),
+    ];
+    changes.push(Change::AppUpdated(app));
+    world.refuses(changes.clone()).await;
+    changes.pop();
+    world.commit(changes).await;
+}
+
+pub async fn concurrent_batches_fail_alone(store: Arc<dyn Store>) {
+    let mut worlds = Vec::new();
+    for partition in 0..8 {
+        let mut world = World::in_partition(store.clone(), PartitionId(partition)).await;
+        let app = world.app(&format!("app {partition}"));
+        let job = world.job(&app, "job");
+        world.commit(vec![Change::AppInserted(app), Change::JobInserted(job.clone())]).await;
+        worlds.push((world, job));
+    }
+    let mut batches = Vec::new();
+    let mut good = Vec::new();
+    for round in 0..20 {
+        for (number, (world, job)) in worlds.iter_mut().enumerate() {
+            let first = world.instance(job);
+            let mut changes = vec![inserted(&first)];
+            let is_bad = (round + number) % 5 == 0;
+            if is_bad {
+                // Twice: the first of them must be taken back.
+                changes.push(inserted(&first));
+            } else {
+                good.push(first.id);
+            }
+            let batch = Batch { partition: world.partition, epoch: world.epoch, changes };
+            let store = store.clone();
+            batches.push((is_bad, tokio::spawn(async move { store.commit(batch).await })));
+        }
+    }
+    for (is_bad, batch) in batches {
+        let outcome = batch.await.expect("no panic");
+        assert_eq!(matches!(outcome, Err(StoreError::Conflict { .. })), is_bad, "{outcome:?}");
+        assert_eq!(outcome.is_ok(), !is_bad);
+    }
+    let mut stored = Vec::new();
+    for (world, _) in &worlds {
+        let snapshot = store.partition_load(world.partition).await.unwrap();
+        stored.extend(snapshot.instances.iter().map(|instance| instance.id));
+    }
+    good.sort();
+    stored.sort();
+    assert_eq!(stored, good);
+}
+
+pub async fn snapshots_hold_what_is_under_way(store: Arc<dyn Store>) {
+    let mut world = World::new(store.clone()).await;
+    let empty = store.partition_load(HOME).await.unwrap();
+    assert_eq!((empty.last_id, empty.apps.len(), empty.instances.len()), (0, 0, 0));
+
+    let (app, job) = world.with_job().await;
+    let [idle, deleted] = ["idle", "deleted"].map(|name| world.job(&app, name));
+    world.commit(vec![Change::JobInserted(idle), Change::JobInserted(deleted.clone())]).await;
+    let old = moved(&world.instance(&job), InstanceState::Running);
+    let over = world.instance(&job);
+    let orphan = world.instance(&deleted);
+    world.commit(vec![inserted(&orphan), inserted(&old), inserted(&over)]).await;
+    let edited = JobSpec { description: "edited".to_owned(), ..JobSpec::clone(&job.spec) };
+    let edited = Job { spec: Arc::new(edited), revision: Revision(2), version: 2, ..job.clone() };
+    let new = moved(&world.instance(&edited), InstanceState::Dispatched);
+    let mut new_again = moved(&new, InstanceState::Waiting);
+    new_again.due_at = new_again.due_at.plus(std::time::Duration::from_secs(1));
+    world
+        .commit(vec![
+            Change::JobUpdated(edited.clone()),
+            Change::JobDeleted { id: deleted.id, version: 1, at: world.now },
+            inserted(&new),
+            updated(&new_again),
+            ended(&moved(&over, InstanceState::Succeeded)),
+        ])
+        .await;
+    // Of another partition: its id counts, its rows do not show.
+    let mut elsewhere = World::in_partition(store.clone(), PartitionId(5)).await;
+    elsewhere.now = world.now;
+    let (_, other) = {
+        let app = elsewhere.app("elsewhere");
+        let job = elsewhere.job(&app, "job");
+        elsewhere.commit(vec![Change::AppInserted(app.clone()), Change::JobInserted(job.clone())]).await;
+        (app, job)
+    };
+    let last = elsewhere.instance(&other);
+    elsewhere.commit(vec![inserted(&last)]).await;
+
+    let snapshot = store.partition_load(HOME).await.unwrap();
+    assert_eq!(snapshot.partition, HOME);
+    assert_eq!(snapshot.last_id, last.id.0);
+    assert_eq!(snapshot.apps, [app]);
+    let mut active = vec![orphan, old, new_again];
+    active.sort_by_key(|instance| instance.id);
+    assert_eq!(snapshot.instances, active);
+    assert_eq!(snapshot.jobs.len(), 2);
+    assert!(snapshot.jobs.contains(&edited));
+    assert!(snapshot.jobs.iter().any(|job| job.id == deleted.id && job.deleted_at.is_some()));
+    assert_eq!(snapshot.revisions, [(job.id, Revision(1), job.spec)]);
+    assert_eq!(snapshot.broken, []);
+}

@@ -1,0 +1,16 @@
+//! The storage port: what the server needs kept, as verbs of the domain, and its implementations.
+//!
+//! Writes that a partition decided are data ([`pendula_model::change::Change`]) and go through [`Store::commit`], all or none, under the epoch
+//! of the partition's lease. Reads are named after the question they answer. [`MemoryStore`] and [`SqliteStore`] pass
+//! one suite (`conformance`), which is why what the simulator shows on the first holds for the second.
+
+mod laws;
+mod port;
+mod memory;
+pub mod sqlite;
+pub mod logs;
+pub mod conformance;
+
+pub use memory::MemoryStore;
+pub use port::*;
+pub use sqlite::SqliteStore;

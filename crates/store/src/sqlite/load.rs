@@ -1,0 +1,132 @@
+//! What a new owner of a partition reads: its size follows what is under way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use pendula_model::job::{Job, JobSpec};
+use pendula_model::snapshot::Snapshot;
+use pendula_model::{InstanceId, JobId, PartitionId, Revision};
+use rusqlite::{Connection, params};
+
+use super::error::OrStoreError;
+use super::rows::{self, Columns, Unreadable, app_columns, instance_columns, job_columns, job_tables};
+use super::unreadable::{Kind, UnreadableRows};
+use crate::laws;
+use crate::port::StoreError;
+
+pub(super) const APPS_OF_PARTITION: &str =
+    concat!("SELECT ", app_columns!(), " FROM app WHERE partition = ?1 ORDER BY id");
+
+pub(super) const ACTIVE_OF_PARTITION: &str =
+    concat!("SELECT ", instance_columns!(), " FROM instance WHERE partition = ?1 AND ended_at IS NULL");
+
+pub(super) const JOB: &str = concat!("SELECT ", job_columns!(), " FROM ", job_tables!(), " WHERE job.id = ?1");
+
+pub(super) const REVISION: &str = "SELECT spec FROM job_revision WHERE job_id = ?1 AND revision = ?2";
+
+pub(super) const LAST_ID: &str = "
+    SELECT max(
+        coalesce((SELECT max(id) FROM app), 0), coalesce((SELECT max(id) FROM job), 0),
+        coalesce((SELECT max(id) FROM instance), 0), coalesce((SELECT max(id) FROM token), 0),
+        CAST(value AS INTEGER))
+    FROM meta WHERE key = 'last_deleted_id'";
+
+/// Reads the snapshot in one transaction.
+pub(super) fn load(
+    db: &mut Connection,
+    partition: PartitionId,
+    unreadable: &UnreadableRows,
+) -> Result<Snapshot, StoreError> {
+    let transaction = db.transaction().or_store_error()?;
+    let db: &Connection = &transaction;
+    let last_id = db.prepare_cached(LAST_ID).and_then(|mut s| s.query_row([], |row| row.get(0))).or_store_error()?;
+    let apps = unreadable.read_all(db, Kind::App, APPS_OF_PARTITION, [partition.0], usize::MAX, rows::app)?;
+    let mut snapshot = Snapshot {
+        partition,
+        last_id,
+        apps,
+        jobs: Vec::new(),
+        revisions: Vec::new(),
+        instances: Vec::new(),
+        broken: Vec::new(),
+    };
+    read_instances(db, &mut snapshot)?;
+    read_definitions(db, &mut snapshot)?;
+    for (id, why) in &snapshot.broken {
+        unreadable.note(Kind::Instance, id.0, why);
+    }
+    Ok(snapshot)
+}
+
+fn read_instances(db: &Connection, snapshot: &mut Snapshot) -> Result<(), StoreError> {
+    let mut statement = db.prepare_cached(ACTIVE_OF_PARTITION).or_store_error()?;
+    let mut rows = statement.query([snapshot.partition.0]).or_store_error()?;
+    while let Some(row) = rows.next().or_store_error()? {
+        let id = InstanceId(row.get(0).or_store_error()?);
+        let lawful = |instance| laws::check_instance(&instance, None).map(|()| instance);
+        match rows::instance(&mut Columns::new(row)).and_then(lawful) {
+            Ok(instance) => snapshot.instances.push(instance),
+            Err(why) => snapshot.broken.push((id, why)),
+        }
+    }
+    snapshot.instances.sort_unstable_by_key(|instance| instance.id);
+    Ok(())
+}
+
+/// Reads the jobs and revisions that the instances need; instances without go to the broken ones.
+fn read_definitions(db: &Connection, snapshot: &mut Snapshot) -> Result<(), StoreError> {
+    let used: BTreeSet<_> = snapshot.instances.iter().map(|instance| (instance.job, instance.revision)).collect();
+    let mut jobs: BTreeMap<JobId, Result<Job, Unreadable>> = BTreeMap::new();
+    let mut without: BTreeMap<(JobId, Revision), Unreadable> = BTreeMap::new();
+    for (id, revision) in used {
+        let job = match jobs.entry(id) {
+            std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::btree_map::Entry::Vacant(new) => new.insert(read_job(db, id)?),
+        };
+        match job {
+            Err(why) => {
+                without.insert((id, revision), format!("job {id} cannot be understood: {why}"));
+            }
+            Ok(job) if job.revision == revision => {}
+            Ok(_) => match read_revision(db, id, revision)? {
+                Ok(spec) => snapshot.revisions.push((id, revision, spec)),
+                Err(why) => {
+                    let text = format!("revision {} of job {id} cannot be understood: {why}", revision.0);
+                    without.insert((id, revision), text);
+                }
+            },
+        }
+    }
+    snapshot.jobs = jobs.into_values().flatten().collect();
+    if !without.is_empty() {
+        let broken = &mut snapshot.broken;
+        snapshot.instances.retain(|instance| {
+            let why = without.get(&(instance.job, instance.revision));
+            broken.extend(why.map(|why| (instance.id, why.clone())));
+            why.is_none()
+        });
+    }
+    Ok(())
+}
+
+fn read_job(db: &Connection, id: JobId) -> Result<Result<Job, Unreadable>, StoreError> {
+    let mut statement = db.prepare_cached(JOB).or_store_error()?;
+    let mut rows = statement.query([id.0]).or_store_error()?;
+    match rows.next().or_store_error()? {
+        Some(row) => Ok(rows::job(&mut Columns::new(row))),
+        None => Ok(Err("there is no such job".to_owned())),
+    }
+}
+
+fn read_revision(
+    db: &Connection,
+    id: JobId,
+    revision: Revision,
+) -> Result<Result<Arc<JobSpec>, Unreadable>, StoreError> {
+    let mut statement = db.prepare_cached(REVISION).or_store_error()?;
+    let mut rows = statement.query(params![id.0, revision.0]).or_store_error()?;
+    match rows.next().or_store_error()? {
+        Some(row) => Ok(rows::spec(&mut Columns::new(row)).map(Arc::new)),
+        None => Ok(Err("it is not kept".to_owned())),
+    }
+}

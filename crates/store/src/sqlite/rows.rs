@@ -1,0 +1,297 @@
+//! From rows to the model's words.
+//!
+//! Reading a row has two ways to fail: SQLite cannot give it (an error of the store), or what it gives makes no sense
+//! (this row is unreadable, and others go on). The second is a plain text here.
+
+use std::sync::Arc;
+
+use pendula_model::app::App;
+use pendula_model::change::Gap;
+use pendula_model::instance::{
+    Instance, InstanceState, Origin, PastAttempt, Payload, Reason, StopCause, TaskState,
+};
+use pendula_model::job::{Job, JobSpec, ScheduleState};
+use pendula_model::token::{Scope, Token};
+use pendula_model::worker::{BootId, WorkerRef};
+use pendula_model::{AppId, InstanceId, JobId, PartitionId, Revision, Timestamp, TokenId};
+use rusqlite::Row;
+use rusqlite::types::ValueRef;
+
+/// Why a row could not be understood.
+pub(super) type Unreadable = String;
+
+/// The columns of a row, taken one after the other in the order of the query.
+pub(super) struct Columns<'a> {
+    row: &'a Row<'a>,
+    next: usize,
+}
+
+impl<'a> Columns<'a> {
+    pub fn new(row: &'a Row<'a>) -> Self {
+        Columns { row, next: 0 }
+    }
+
+    fn value(&mut self) -> Result<ValueRef<'a>, Unreadable> {
+        let index = self.next;
+        self.next += 1;
+        self.row.get_ref(index).map_err(|error| error.to_string())
+    }
+
+    fn refuse<T>(&self, why: &str) -> Result<T, Unreadable> {
+        let name = self.row.as_ref().column_name(self.next - 1).unwrap_or("?");
+        Err(format!("column `{name}` {why}"))
+    }
+
+    fn opt_int(&mut self) -> Result<Option<i64>, Unreadable> {
+        match self.value()? {
+            ValueRef::Null => Ok(None),
+            ValueRef::Integer(number) => Ok(Some(number)),
+            _ => self.refuse("is no number"),
+        }
+    }
+
+    pub fn int(&mut self) -> Result<i64, Unreadable> {
+        self.opt_int()?.map_or_else(|| self.refuse("is empty"), Ok)
+    }
+
+    /// An integer that fits into a smaller type.
+    fn small<T: TryFrom<i64>>(&mut self) -> Result<T, Unreadable> {
+        let number = self.int()?;
+        T::try_from(number).or_else(|_| self.refuse(&format!("has {number}, which is out of range")))
+    }
+
+    fn time(&mut self) -> Result<Timestamp, Unreadable> {
+        self.int().map(Timestamp::from_micros)
+    }
+
+    fn opt_time(&mut self) -> Result<Option<Timestamp>, Unreadable> {
+        Ok(self.opt_int()?.map(Timestamp::from_micros))
+    }
+
+    fn opt_text(&mut self) -> Result<Option<&'a str>, Unreadable> {
+        match self.value()? {
+            ValueRef::Null => Ok(None),
+            ValueRef::Text(bytes) => match std::str::from_utf8(bytes) {
+                Ok(text) => Ok(Some(text)),
+                Err(_) => self.refuse("is no UTF-8"),
+            },
+            _ => self.refuse("is no text"),
+        }
+    }
+
+    fn text(&mut self) -> Result<&'a str, Unreadable> {
+        self.opt_text()?.map_or_else(|| self.refuse("is empty"), Ok)
+    }
+
+    fn opt_json(&mut self) -> Result<Option<Arc<str>>, Unreadable> {
+        let Some(text) = self.opt_text()? else { return Ok(None) };
+        match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+            Ok(_) => Ok(Some(Arc::from(text))),
+            Err(error) => self.refuse(&format!("is no JSON: {error}")),
+        }
+    }
+
+    fn opt_blob(&mut self) -> Result<Option<&'a [u8]>, Unreadable> {
+        match self.value()? {
+            ValueRef::Null => Ok(None),
+            ValueRef::Blob(bytes) => Ok(Some(bytes)),
+            _ => self.refuse("is no blob"),
+        }
+    }
+
+    fn word<T>(&mut self, from_code: impl FnOnce(u8) -> Option<T>) -> Result<T, Unreadable> {
+        let code: u8 = self.small()?;
+        from_code(code).map_or_else(|| self.refuse(&format!("has {code}, which means nothing")), Ok)
+    }
+
+    fn opt_worker(&mut self) -> Result<Option<WorkerRef>, Unreadable> {
+        let name = self.opt_text()?;
+        let boot = self.opt_int()?;
+        match (name, boot) {
+            (Some(name), Some(boot)) => Ok(Some(WorkerRef { name: name.into(), boot: BootId(boot.cast_unsigned()) })),
+            (None, None) => Ok(None),
+            _ => self.refuse("is empty, or the worker's name is"),
+        }
+    }
+}
+
+/// Columns of `app`, as [`app`] reads them.
+macro_rules! app_columns {
+    () => {
+        "id, name, namespace, partition, allow_scripts, created_at, version"
+    };
+}
+
+pub(super) fn app(columns: &mut Columns<'_>) -> Result<App, Unreadable> {
+    Ok(App {
+        id: AppId(columns.int()?),
+        name: columns.text()?.to_owned(),
+        namespace: columns.text()?.to_owned(),
+        partition: PartitionId(columns.small()?),
+        allow_scripts: columns.int()? != 0,
+        created_at: columns.time()?,
+        version: columns.small()?,
+    })
+}
+
+/// Columns of `job` joined with the `job_revision` that it runs, as [`job`] reads them. Without the revision's row the
+/// definition is empty, and so the job unreadable.
+macro_rules! job_columns {
+    () => {
+        "job.id, job.app_id, job.name, job.enabled, job.revision, job.version, job.anchor, job.next_fire, \
+         job.last_fire, job.missed, job.created_at, job.updated_at, job.deleted_at, job_revision.spec"
+    };
+}
+
+/// The join that goes with [`job_columns`].
+macro_rules! job_tables {
+    () => {
+        "job LEFT JOIN job_revision ON job_revision.job_id = job.id AND job_revision.revision = job.revision"
+    };
+}
+
+pub(super) fn job(columns: &mut Columns<'_>) -> Result<Job, Unreadable> {
+    let id = JobId(columns.int()?);
+    let app = AppId(columns.int()?);
+    let name = columns.text()?;
+    let enabled = columns.int()? != 0;
+    let revision = Revision(columns.small()?);
+    let version = columns.small()?;
+    let schedule = ScheduleState {
+        anchor: columns.time()?,
+        next_fire: columns.opt_time()?,
+        last_fire: columns.opt_time()?,
+        missed: columns.small()?,
+    };
+    let created_at = columns.time()?;
+    let updated_at = columns.time()?;
+    let deleted_at = columns.opt_time()?;
+    let mut spec = spec(columns)?;
+    if spec.name != name {
+        return columns.refuse("is the definition of another name");
+    }
+    spec.enabled = enabled;
+    Ok(Job { id, app, spec: Arc::new(spec), revision, version, schedule, created_at, updated_at, deleted_at })
+}
+
+/// The column `spec` of `job_revision`.
+pub(super) fn spec(columns: &mut Columns<'_>) -> Result<JobSpec, Unreadable> {
+    let text = columns.text()?;
+    serde_json::from_str(text).or_else(|error| columns.refuse(&format!("is no definition: {error}")))
+}
+
+pub(super) fn revision(columns: &mut Columns<'_>) -> Result<(Revision, Timestamp, Arc<JobSpec>), Unreadable> {
+    Ok((Revision(columns.small()?), columns.time()?, Arc::new(spec(columns)?)))
+}
+
+pub(super) fn gap(columns: &mut Columns<'_>) -> Result<Gap, Unreadable> {
+    Ok(Gap {
+        from: columns.time()?,
+        to: columns.time()?,
+        count: columns.small()?,
+        noticed_at: columns.time()?,
+    })
+}
+
+/// Columns of `instance`, as [`instance`] reads them.
+macro_rules! instance_columns {
+    () => {
+        "id, app_id, job_id, revision, origin, fire_time, missed_before, rerun_of, idempotency_key, params, priority, \
+         created_at, due_at, expires_at, state, version, attempt, failures, losses, worker_name, worker_boot, \
+         placement, dispatched_at, started_at, ended_at, stop_cause, stop_deadline, reason, message, result_type, result"
+    };
+}
+
+pub(super) fn instance(columns: &mut Columns<'_>) -> Result<Instance, Unreadable> {
+    Ok(Instance {
+        id: InstanceId(columns.int()?),
+        app: AppId(columns.int()?),
+        job: JobId(columns.int()?),
+        revision: Revision(columns.small()?),
+        origin: columns.word(Origin::from_code)?,
+        fire_time: columns.opt_time()?,
+        missed_before: columns.small()?,
+        rerun_of: columns.opt_int()?.map(InstanceId),
+        idempotency_key: columns.opt_text()?.map(Arc::from),
+        params: columns.opt_json()?,
+        priority: columns.small()?,
+        created_at: columns.time()?,
+        due_at: columns.time()?,
+        expires_at: columns.opt_time()?,
+        state: columns.word(InstanceState::from_code)?,
+        version: columns.small()?,
+        attempt: columns.small()?,
+        failures: columns.small()?,
+        losses: columns.small()?,
+        worker: columns.opt_worker()?,
+        placement: columns.opt_json()?,
+        dispatched_at: columns.opt_time()?,
+        started_at: columns.opt_time()?,
+        ended_at: columns.opt_time()?,
+        stop_cause: match columns.opt_int()? {
+            None => None,
+            Some(code) => match u8::try_from(code).ok().and_then(StopCause::from_code) {
+                Some(cause) => Some(cause),
+                None => return columns.refuse(&format!("has {code}, which means nothing")),
+            },
+        },
+        stop_deadline: columns.opt_time()?,
+        reason: columns.opt_text()?.map(Reason::from_wire),
+        message: columns.opt_text()?.map(Arc::from),
+        result: payload(columns)?,
+    })
+}
+
+fn payload(columns: &mut Columns<'_>) -> Result<Option<Payload>, Unreadable> {
+    let content_type = columns.opt_text()?;
+    let bytes = columns.opt_blob()?;
+    match (content_type, bytes) {
+        (Some(content_type), Some(bytes)) => {
+            Ok(Some(Payload { content_type: content_type.to_owned(), bytes: bytes.to_owned() }))
+        }
+        (None, None) => Ok(None),
+        _ => columns.refuse("is empty, or its type is"),
+    }
+}
+
+pub(super) fn past_attempt(columns: &mut Columns<'_>) -> Result<PastAttempt, Unreadable> {
+    Ok(PastAttempt {
+        instance: InstanceId(columns.int()?),
+        attempt: columns.small()?,
+        state: columns.word(TaskState::from_code)?,
+        worker: columns.opt_worker()?,
+        placement: columns.opt_json()?,
+        dispatched_at: columns.opt_time()?,
+        started_at: columns.opt_time()?,
+        ended_at: columns.time()?,
+        reason: Reason::from_wire(columns.text()?),
+        message: columns.opt_text()?.map(Arc::from),
+    })
+}
+
+/// Columns of `token`, as [`token`] reads them.
+macro_rules! token_columns {
+    () => {
+        "id, name, scope, app_id, hash, created_at, expires_at"
+    };
+}
+
+pub(super) fn token(columns: &mut Columns<'_>) -> Result<Token, Unreadable> {
+    let id = TokenId(columns.int()?);
+    let name = columns.text()?.to_owned();
+    let kind = columns.text()?;
+    let app = columns.opt_int()?.map(AppId);
+    let scope = match (kind, app) {
+        ("admin", None) => Scope::Admin,
+        ("metrics", None) => Scope::Metrics,
+        ("app", Some(app)) => Scope::App { app },
+        ("worker", Some(app)) => Scope::Worker { app },
+        _ => return columns.refuse("does not go with the scope"),
+    };
+    let Some(hash) = columns.opt_blob()?.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) else {
+        return columns.refuse("does not have 32 bytes");
+    };
+    Ok(Token { id, name, scope, hash, created_at: columns.time()?, expires_at: columns.opt_time()? })
+}
+
+pub(super) use {app_columns, instance_columns, job_columns, job_tables, token_columns};

@@ -1,0 +1,648 @@
+//! Every decision of a worker about attempts: which to run, to stop, to report, to forget. Pure: time comes in as an
+//! argument, and what is to be done goes out as [`Action`]s and reports.
+//!
+//! ```text
+//!            ┌─ an older attempt still runs ─► Waiting ─┐ it is gone
+//! dispatch ──┼──────────────────────────────────────────┴► Running ──► Finished ──ack──► recent ──► forgotten
+//!            └─ no slot, unknown, draining ────────────────────────────►  ▲
+//!                                         Running ── abandoned ──► dying ──► (nothing is reported)
+//! ```
+
+mod conclusion;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use pendula_wire::{frame, v1};
+
+use crate::event::Returned;
+use crate::worker::{Summary, Timing};
+
+pub(crate) use conclusion::{refused, unrunnable};
+
+/// Attempts that ended and were acknowledged are remembered up to this many, so that a repeated dispatch is noticed.
+const RECENT: usize = 100_000;
+/// Ends that wait for their acknowledgement; beyond, new work is refused.
+const UNACKED: usize = 200_000;
+/// Bytes of results and messages that wait for their acknowledgement; beyond, new work is refused.
+const UNACKED_BYTES: usize = 256 * 1024 * 1024;
+
+/// One task of one instance. Of its attempts a worker deals with the newest only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct TaskKey {
+    instance: i64,
+    task: u64,
+}
+
+/// One attempt, as a key.
+pub(crate) type AttemptKey = (TaskKey, u32);
+
+pub(crate) fn key_of(held: &v1::Held) -> AttemptKey {
+    (TaskKey { instance: held.instance, task: held.task }, held.attempt)
+}
+
+fn held_of((key, attempt): AttemptKey) -> v1::Held {
+    v1::Held { instance: key.instance, attempt, task: key.task }
+}
+
+/// What the loop has to do with a handler's future.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Action {
+    Start(Box<v1::Dispatch>),
+    /// Ask it to stop.
+    Cancel(AttemptKey),
+    /// Tell it that its grace is over.
+    Kill(AttemptKey),
+    /// Drop it where it stands.
+    Drop(AttemptKey),
+}
+
+/// Why a dispatch is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rejection {
+    NoSlot,
+    Draining,
+    TooManyUnacked,
+}
+
+#[derive(Debug)]
+struct Entry {
+    attempt: u32,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Waiting(Box<v1::Dispatch>),
+    Running(Run),
+    Finished(Finished),
+}
+
+#[derive(Debug)]
+struct Run {
+    since: Instant,
+    timeout: Option<Duration>,
+    grace: Duration,
+    stop: Option<Stopping>,
+}
+
+/// Who wants an attempt to end early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Server,
+    /// Enforced here only while no server can.
+    Timeout,
+    Drain,
+}
+
+#[derive(Debug)]
+struct Stopping {
+    cause: Cause,
+    force: Force,
+}
+
+/// How far the forced stop went.
+#[derive(Clone, Copy, Debug)]
+enum Force {
+    KillAt(Instant),
+    DropAt(Instant),
+    Dropped,
+}
+
+impl Force {
+    /// The next step, if its time has come.
+    fn advance(&mut self, now: Instant, key: AttemptKey, moment: Duration, actions: &mut Vec<Action>) {
+        if let Force::KillAt(at) = *self
+            && at <= now
+        {
+            actions.push(Action::Kill(key));
+            *self = Force::DropAt(now + moment);
+        }
+        if let Force::DropAt(at) = *self
+            && at <= now
+        {
+            actions.push(Action::Drop(key));
+            *self = Force::Dropped;
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Finished {
+    ended: v1::Ended,
+    at: Instant,
+    /// Whether the session may hear of it: its log is on the way.
+    released: bool,
+    /// Whether it stands in the outbox.
+    queued: bool,
+}
+
+impl Finished {
+    fn bytes(&self) -> usize {
+        self.ended.result.len() + self.ended.message.len()
+    }
+}
+
+/// A report that waits for the next frame.
+#[derive(Debug)]
+enum Outgoing {
+    Started(AttemptKey),
+    Progress(AttemptKey, v1::Progress),
+    Ended(AttemptKey),
+}
+
+/// All attempts that this process knows of.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    slots: usize,
+    timing: Timing,
+    entries: HashMap<TaskKey, Entry>,
+    /// Abandoned attempts whose futures are not gone yet. They still use their slots.
+    dying: BTreeMap<AttemptKey, Force>,
+    running: usize,
+    unacked: usize,
+    unacked_bytes: usize,
+    recent: HashMap<TaskKey, u32>,
+    recent_order: VecDeque<AttemptKey>,
+    /// Running attempts in the order of their starts, until they are old enough to be reported as started.
+    young: VecDeque<(Instant, AttemptKey)>,
+    /// Attempts that are being stopped.
+    stopping: Vec<AttemptKey>,
+    outbox: VecDeque<Outgoing>,
+    /// Ends that were sent, in that order, until they are acknowledged or due to be sent again.
+    sent: VecDeque<(Instant, AttemptKey)>,
+    actions: Vec<Action>,
+    dispatches_seen: u64,
+    connected: bool,
+    draining: bool,
+    pub(crate) summary: Summary,
+}
+
+impl Ledger {
+    pub(crate) fn new(slots: u32, timing: Timing) -> Self {
+        Ledger {
+            slots: slots as usize,
+            timing,
+            entries: HashMap::new(),
+            dying: BTreeMap::new(),
+            running: 0,
+            unacked: 0,
+            unacked_bytes: 0,
+            recent: HashMap::new(),
+            recent_order: VecDeque::new(),
+            young: VecDeque::new(),
+            stopping: Vec::new(),
+            outbox: VecDeque::new(),
+            sent: VecDeque::new(),
+            actions: Vec::new(),
+            dispatches_seen: 0,
+            connected: false,
+            draining: false,
+            summary: Summary::default(),
+        }
+    }
+
+    // The server's words.
+
+    /// The server sends work. `refusal` is why the worker cannot run it whatever its state, if it cannot.
+    pub(crate) fn dispatched(&mut self, now: Instant, dispatch: v1::Dispatch, refusal: Option<v1::Ended>) {
+        self.dispatches_seen = self.dispatches_seen.max(dispatch.sequence);
+        let Some(held) = dispatch.task else { return };
+        let (key, attempt) = key_of(&held);
+        match self.newest(key) {
+            Some(newest) if newest > attempt => return,
+            Some(newest) if newest == attempt => return self.queue_again((key, attempt)),
+            _ => {}
+        }
+        // A newer attempt: the server gave up the one before.
+        self.abandon_newest(now, key);
+        if let Some(refused) = refusal {
+            return self.finish_unstarted(now, (key, attempt), refused);
+        }
+        let waits = self.dying.range((key, 0)..=(key, u32::MAX)).next().is_some();
+        if let Some(rejection) = self.rejection(waits) {
+            return self.finish_unstarted(now, (key, attempt), conclusion::rejected(rejection));
+        }
+        let dispatch = Box::new(dispatch);
+        if waits {
+            self.entries.insert(key, Entry { attempt, phase: Phase::Waiting(dispatch) });
+        } else {
+            self.start(now, (key, attempt), dispatch);
+        }
+    }
+
+    /// The server wants an attempt to end within `grace`; `abandon` means that it is not ours any more.
+    pub(crate) fn stopped(&mut self, now: Instant, held: &v1::Held, grace: Duration, abandon: bool) {
+        let (key, attempt) = key_of(held);
+        if self.entries.get(&key).is_none_or(|entry| entry.attempt != attempt) {
+            return;
+        }
+        if abandon {
+            self.abandon_newest(now, key);
+        } else {
+            self.stop(now, (key, attempt), Cause::Server, grace);
+        }
+    }
+
+    /// The server has these ends on disk.
+    pub(crate) fn acknowledged(&mut self, tasks: &[v1::Held]) {
+        for held in tasks {
+            let (key, attempt) = key_of(held);
+            if let Some(Entry { attempt: newest, phase: Phase::Finished(_) }) = self.entries.get(&key)
+                && *newest == attempt
+            {
+                self.forget(key);
+            }
+        }
+    }
+
+    /// A session began. Ends that were reported before may not have arrived: see [`Ledger::finished`]
+    /// and [`Ledger::release`].
+    pub(crate) fn welcomed(&mut self, now: Instant, abort: &[v1::Held]) {
+        self.connected = true;
+        self.dispatches_seen = 0;
+        for held in abort {
+            self.stopped(now, held, Duration::ZERO, true);
+        }
+    }
+
+    /// The session is over. What it said and did not say yet is void.
+    pub(crate) fn disconnected(&mut self) {
+        self.connected = false;
+        self.sent.clear();
+        self.outbox.clear();
+        for entry in self.entries.values_mut() {
+            if let Phase::Finished(finished) = &mut entry.phase {
+                (finished.released, finished.queued) = (false, false);
+            }
+        }
+    }
+
+    // The handlers' words.
+
+    /// A handler's future is gone. Returns whether its end is to be reported, which [`Ledger::release`] does once the
+    /// log is on its way.
+    pub(crate) fn ended(&mut self, now: Instant, held: &v1::Held, how: Returned) -> bool {
+        let (key, attempt) = key_of(held);
+        if self.dying.remove(&(key, attempt)).is_some() {
+            self.remember((key, attempt));
+            self.start_waiting(now, key);
+            return false;
+        }
+        let Some(entry) = self.entries.get_mut(&key) else { return false };
+        let Phase::Running(run) = &entry.phase else { return false };
+        if entry.attempt != attempt {
+            return false;
+        }
+        let ran = now.duration_since(run.since);
+        let ended = conclusion::conclude(run.stop.as_ref().map(|stop| stop.cause), run.timeout, ran, how);
+        self.running -= 1;
+        self.finish(now, (key, attempt), ended);
+        true
+    }
+
+    /// A handler told how far it is.
+    pub(crate) fn progressed(&mut self, held: &v1::Held, progress: v1::Progress) {
+        if self.connected && self.runs(key_of(held)) {
+            self.outbox.push_back(Outgoing::Progress(key_of(held), progress));
+        }
+    }
+
+    // The loop's wishes.
+
+    /// Time passed.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        self.report_started(now);
+        if !self.connected {
+            self.enforce_timeouts(now);
+        }
+        self.advance_stops(now);
+        while let Some((sent_at, key)) = self.sent.front()
+            && now.duration_since(*sent_at) >= self.timing.report_again
+        {
+            let key = *key;
+            self.sent.pop_front();
+            self.queue_again(key);
+        }
+    }
+
+    /// Refuses everything new from here on.
+    pub(crate) fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Gives up whatever still runs.
+    pub(crate) fn hand_back(&mut self, now: Instant) {
+        let mut held: Vec<AttemptKey> = self.entries.iter().map(|(key, entry)| (*key, entry.attempt)).collect();
+        held.sort_unstable();
+        for key in held {
+            match &self.entries[&key.0].phase {
+                Phase::Waiting(_) => {
+                    self.finish_unstarted(now, key, conclusion::rejected(Rejection::Draining));
+                }
+                Phase::Running(run) => {
+                    let grace = run.grace.min(self.timing.hand_back_grace);
+                    self.stop(now, key, Cause::Drain, grace);
+                }
+                Phase::Finished(_) => {}
+            }
+        }
+    }
+
+    /// The log of an attempt that ended is on its way, so that this session may hear of its end.
+    pub(crate) fn release(&mut self, held: &v1::Held) {
+        let (key, attempt) = key_of(held);
+        if self.connected
+            && let Some(Entry { attempt: newest, phase: Phase::Finished(finished) }) = self.entries.get_mut(&key)
+            && *newest == attempt
+        {
+            finished.released = true;
+            self.queue_again((key, attempt));
+        }
+    }
+
+    /// The reports of the next frame; empty when there are none.
+    pub(crate) fn take_reports(&mut self, now: Instant) -> Vec<v1::Report> {
+        let mut reports = Vec::with_capacity(self.outbox.len().min(frame::BATCH_ENTRIES));
+        let mut bytes = 0;
+        while bytes < frame::BATCH_BYTES && reports.len() < frame::BATCH_ENTRIES {
+            let Some(outgoing) = self.outbox.pop_front() else { break };
+            if let Some(report) = self.report(now, outgoing) {
+                bytes += frame::entry_bytes(&report);
+                reports.push(report);
+            }
+        }
+        reports
+    }
+
+    /// What is to be done now, in order.
+    pub(crate) fn take_actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    // Questions.
+
+    /// Attempts that run or are about to.
+    pub(crate) fn running(&self) -> Vec<v1::Held> {
+        self.held_where(|phase| !matches!(phase, Phase::Finished(_)))
+    }
+
+    /// Attempts that ended and were not acknowledged.
+    pub(crate) fn finished(&self) -> Vec<v1::Held> {
+        self.held_where(|phase| matches!(phase, Phase::Finished(_)))
+    }
+
+    /// All that the worker answers for.
+    pub(crate) fn held(&self) -> Vec<v1::Held> {
+        self.held_where(|_| true)
+    }
+
+    /// Whether this attempt is ours: it runs, or its end waits for an acknowledgement.
+    pub(crate) fn holds(&self, (key, attempt): AttemptKey) -> bool {
+        self.entries.get(&key).is_some_and(|entry| entry.attempt == attempt)
+    }
+
+    pub(crate) fn dispatches_seen(&self) -> u64 {
+        self.dispatches_seen
+    }
+
+    /// Futures that are not gone yet, abandoned ones included.
+    pub(crate) fn occupied(&self) -> usize {
+        self.running + self.dying.len()
+    }
+
+    pub(crate) fn unacknowledged(&self) -> usize {
+        self.unacked
+    }
+
+    /// Whether [`Ledger::tick`] has something to watch.
+    pub(crate) fn needs_ticks(&self) -> bool {
+        !self.young.is_empty()
+            || !self.stopping.is_empty()
+            || !self.dying.is_empty()
+            || !self.sent.is_empty()
+            || (!self.connected && self.running > 0)
+    }
+
+    // Steps.
+
+    /// The newest attempt at a task that we know of, in whatever state.
+    fn newest(&self, key: TaskKey) -> Option<u32> {
+        let entry = self.entries.get(&key).map(|entry| entry.attempt);
+        let dying = self.dying.range((key, 0)..=(key, u32::MAX)).next_back().map(|((_, attempt), _)| *attempt);
+        entry.max(self.recent.get(&key).copied()).max(dying)
+    }
+
+    fn rejection(&self, waits: bool) -> Option<Rejection> {
+        if self.draining {
+            Some(Rejection::Draining)
+        } else if self.unacked >= UNACKED || self.unacked_bytes >= UNACKED_BYTES {
+            Some(Rejection::TooManyUnacked)
+        } else if !waits && self.occupied() >= self.slots {
+            // One that waits takes over the slot of the one that it waits for.
+            Some(Rejection::NoSlot)
+        } else {
+            None
+        }
+    }
+
+    fn start(&mut self, now: Instant, (key, attempt): AttemptKey, dispatch: Box<v1::Dispatch>) {
+        let timeout = dispatch.timeout_millis;
+        let run = Run {
+            since: now,
+            timeout: (timeout > 0).then(|| Duration::from_millis(timeout)),
+            grace: Duration::from_millis(dispatch.stop_grace_millis),
+            stop: None,
+        };
+        self.entries.insert(key, Entry { attempt, phase: Phase::Running(run) });
+        self.running += 1;
+        self.young.push_back((now, (key, attempt)));
+        self.actions.push(Action::Start(dispatch));
+    }
+
+    fn start_waiting(&mut self, now: Instant, key: TaskKey) {
+        let still_waits = self.dying.range((key, 0)..=(key, u32::MAX)).next().is_some();
+        if still_waits || !matches!(self.entries.get(&key), Some(Entry { phase: Phase::Waiting(_), .. })) {
+            return;
+        }
+        if let Some(Entry { attempt, phase: Phase::Waiting(dispatch) }) = self.entries.remove(&key) {
+            self.start(now, (key, attempt), dispatch);
+        }
+    }
+
+    fn stop(&mut self, now: Instant, key: AttemptKey, cause: Cause, grace: Duration) {
+        let Some(entry) = self.entries.get_mut(&key.0) else { return };
+        match &mut entry.phase {
+            Phase::Finished(_) => {}
+            Phase::Waiting(_) => self.finish_unstarted(now, key, conclusion::stopped_unstarted()),
+            Phase::Running(run) => {
+                let kill_at = now + grace;
+                match &mut run.stop {
+                    None => {
+                        run.stop = Some(Stopping { cause, force: Force::KillAt(kill_at) });
+                        self.stopping.push(key);
+                        self.actions.push(Action::Cancel(key));
+                    }
+                    Some(stop) => {
+                        // The server's word is what it waits to hear; and a shorter grace counts.
+                        if cause == Cause::Server {
+                            stop.cause = cause;
+                        }
+                        if let Force::KillAt(at) = &mut stop.force {
+                            *at = kill_at.min(*at);
+                        }
+                    }
+                }
+                if grace.is_zero() {
+                    self.advance_stops(now);
+                }
+            }
+        }
+    }
+
+    fn advance_stops(&mut self, now: Instant) {
+        let Ledger { stopping, entries, actions, timing, dying, .. } = self;
+        stopping.retain(|key| match entries.get_mut(&key.0) {
+            Some(Entry { attempt, phase: Phase::Running(Run { stop: Some(stop), .. }) }) if *attempt == key.1 => {
+                stop.force.advance(now, *key, timing.kill_moment, actions);
+                !matches!(stop.force, Force::Dropped)
+            }
+            _ => false,
+        });
+        for (key, force) in dying {
+            force.advance(now, *key, timing.kill_moment, actions);
+        }
+    }
+
+    fn enforce_timeouts(&mut self, now: Instant) {
+        let late: Vec<(AttemptKey, Duration)> = self
+            .entries
+            .iter()
+            .filter_map(|(key, entry)| match &entry.phase {
+                Phase::Running(Run { since, timeout: Some(timeout), grace, stop: None })
+                    if now.duration_since(*since) >= *timeout =>
+                {
+                    Some(((*key, entry.attempt), *grace))
+                }
+                _ => None,
+            })
+            .collect();
+        for (key, grace) in late {
+            self.stop(now, key, Cause::Timeout, grace);
+        }
+    }
+
+    fn report_started(&mut self, now: Instant) {
+        while let Some((since, key)) = self.young.front()
+            && now.duration_since(*since) >= self.timing.started_after
+        {
+            if self.connected && self.runs(*key) {
+                self.outbox.push_back(Outgoing::Started(*key));
+            }
+            self.young.pop_front();
+        }
+    }
+
+    /// Forgets the newest attempt at a task, whatever it does, without a report.
+    fn abandon_newest(&mut self, now: Instant, key: TaskKey) {
+        let Some(entry) = self.entries.get(&key) else { return };
+        let attempt = entry.attempt;
+        match &entry.phase {
+            Phase::Running(_) => {
+                self.running -= 1;
+                self.entries.remove(&key);
+                self.actions.push(Action::Cancel((key, attempt)));
+                let mut force = Force::KillAt(now);
+                force.advance(now, (key, attempt), self.timing.kill_moment, &mut self.actions);
+                self.dying.insert((key, attempt), force);
+            }
+            Phase::Waiting(_) => {
+                self.entries.remove(&key);
+                self.remember((key, attempt));
+            }
+            Phase::Finished(_) => self.forget(key),
+        }
+    }
+
+    fn finish_unstarted(&mut self, now: Instant, key: AttemptKey, ended: v1::Ended) {
+        self.finish(now, key, ended);
+        self.release(&held_of(key));
+    }
+
+    /// Puts the end of an attempt into the next frame, unless it stands there, was acknowledged, or must not yet.
+    fn queue_again(&mut self, (key, attempt): AttemptKey) {
+        if let Some(Entry { attempt: newest, phase: Phase::Finished(finished) }) = self.entries.get_mut(&key)
+            && *newest == attempt
+            && finished.released
+            && !finished.queued
+        {
+            finished.queued = true;
+            self.outbox.push_back(Outgoing::Ended((key, attempt)));
+        }
+    }
+
+    fn finish(&mut self, now: Instant, (key, attempt): AttemptKey, ended: v1::Ended) {
+        conclusion::count(&mut self.summary, &ended);
+        let finished = Finished { ended, at: now, released: false, queued: false };
+        self.unacked += 1;
+        self.unacked_bytes += finished.bytes();
+        self.entries.insert(key, Entry { attempt, phase: Phase::Finished(finished) });
+    }
+
+    /// Removes a finished entry.
+    fn forget(&mut self, key: TaskKey) {
+        if let Some(Entry { attempt, phase: Phase::Finished(finished) }) = self.entries.remove(&key) {
+            self.unacked -= 1;
+            self.unacked_bytes -= finished.bytes();
+            self.remember((key, attempt));
+        }
+    }
+
+    fn remember(&mut self, (key, attempt): AttemptKey) {
+        let newest = self.recent.entry(key).or_default();
+        *newest = attempt.max(*newest);
+        self.recent_order.push_back((key, attempt));
+        if self.recent_order.len() > RECENT
+            && let Some((key, attempt)) = self.recent_order.pop_front()
+            && self.recent.get(&key) == Some(&attempt)
+        {
+            self.recent.remove(&key);
+        }
+    }
+
+    fn runs(&self, (key, attempt): AttemptKey) -> bool {
+        matches!(self.entries.get(&key), Some(Entry { attempt: newest, phase: Phase::Running(_) }) if *newest == attempt)
+    }
+
+    fn report(&mut self, now: Instant, outgoing: Outgoing) -> Option<v1::Report> {
+        let (key, event) = match outgoing {
+            Outgoing::Progress(key, progress) => {
+                self.runs(key).then_some((key, v1::report::Event::Progress(progress)))?
+            }
+            Outgoing::Started(key) => match self.entries.get(&key.0) {
+                Some(Entry { attempt, phase: Phase::Running(run) }) if *attempt == key.1 => {
+                    let running_micros = now.duration_since(run.since).as_micros() as u64;
+                    (key, v1::report::Event::Started(v1::Started { running_micros }))
+                }
+                _ => return None,
+            },
+            Outgoing::Ended(key) => match self.entries.get_mut(&key.0) {
+                Some(Entry { attempt, phase: Phase::Finished(finished) }) if *attempt == key.1 => {
+                    finished.queued = false;
+                    let ended_micros_ago = now.duration_since(finished.at).as_micros() as u64;
+                    self.sent.push_back((now, key));
+                    (key, v1::report::Event::Ended(v1::Ended { ended_micros_ago, ..finished.ended.clone() }))
+                }
+                _ => return None,
+            },
+        };
+        Some(v1::Report { task: Some(held_of(key)), event: Some(event) })
+    }
+
+    fn held_where(&self, wanted: impl Fn(&Phase) -> bool) -> Vec<v1::Held> {
+        let entries = self.entries.iter().filter(|(_, entry)| wanted(&entry.phase));
+        entries.map(|(key, entry)| held_of((*key, entry.attempt))).collect()
+    }
+}

@@ -1,0 +1,9 @@
+//! The real SDK against a server that the test plays word by word.
+
+mod admission;
+mod draining;
+mod logging;
+mod reconnecting;
+mod server;
+mod stopping;
+mod tls;
