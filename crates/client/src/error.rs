@@ -44,19 +44,18 @@ impl ClientError {
 
     /// From a request to `url` that `reqwest` gave up.
     pub(crate) fn from_reqwest(url: &str, error: &reqwest::Error) -> Self {
-        if error.is_decode() {
-            return ClientError::Protocol { url: url.to_owned(), what: root_cause(error) };
-        }
         let why = if error.is_timeout() { "no answer in time".to_owned() } else { root_cause(error) };
         ClientError::Unreachable { url: url.to_owned(), why, maybe_sent: !error.is_connect() }
     }
 }
 
 fn describe(problem: &Problem) -> String {
-    let text = problem.detail.as_deref().unwrap_or(&problem.title);
-    match &problem.field {
-        Some(field) if !text.starts_with(field.as_str()) => format!("{field}: {text}"),
-        _ => text.to_owned(),
+    let Problem { title, detail, field, .. } = problem;
+    match (field, detail) {
+        (Some(field), Some(detail)) if detail.starts_with(field.as_str()) => detail.clone(),
+        (Some(field), detail) => format!("{field}: {}", detail.as_ref().unwrap_or(title)),
+        (None, Some(detail)) if detail != title => format!("{title}: {detail}"),
+        (None, _) => title.clone(),
     }
 }
 

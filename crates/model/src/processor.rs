@@ -28,9 +28,11 @@ pub enum Processor {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "ScriptForm", into = "ScriptForm")]
 pub struct Script {
-    /// The program text. `${…}` templates in it become safely quoted values (shell only).
+    /// The program text. `${…}` templates in it become safely quoted values (shell only, where a POSIX-like shell
+    /// reads it).
     pub script: String,
-    /// Program that reads the script, with arguments; default `/bin/sh` or `python3`.
+    /// Program that reads the script, with arguments; default `python3`, or for `shell` the one that a first line `#!…`
+    /// names, else `/bin/sh`.
     pub interpreter: Vec<String>,
     /// Arguments of the script; templates are expanded.
     pub args: Vec<String>,
@@ -137,7 +139,9 @@ pub struct Http {
     pub method: String,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
-    /// Sent as it is after templates were expanded (as JSON strings where the content type is JSON).
+    /// Sent as it is after templates were expanded (as JSON values where the content type is JSON, percent-encoded where
+    /// it is a form). Without a content type among the headers, a body that begins with `{` or `[` is JSON, any other
+    /// plain text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
     /// When the answer counts as success.
@@ -271,6 +275,10 @@ fn check_script(script: &Script) -> Result<(), Invalid> {
             let message = format!("{name:?} is not the name of an environment variable; use letters, digits and _");
             return Err(Invalid::new("env", message));
         }
+        if name.starts_with("PENDULA_") || name.starts_with("__PENDULA_") {
+            let message = format!("{name} begins with PENDULA_, which is for what the worker itself tells a script");
+            return Err(Invalid::new("env", message));
+        }
     }
     Ok(())
 }
@@ -338,6 +346,7 @@ mod tests {
         for (json, field) in [
             (r#"{"shell":" "}"#, "shell.script"),
             (r#"{"shell":{"script":"ls","env":{"A B":"1"}}}"#, "shell.env"),
+            (r#"{"shell":{"script":"ls","env":{"PENDULA_JOB":"1"}}}"#, "shell.env"),
             (r#"{"http":{"url":"file:///etc/passwd"}}"#, "http.url"),
             (r#"{"http":{"url":"http://a","success":{"status":["abc"]}}}"#, "http.success.status"),
             (r#"{"handler":"shell"}"#, "handler"),

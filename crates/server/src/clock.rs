@@ -48,6 +48,7 @@ pub(crate) async fn watch_for_jumps(
     let mut last_jump: Option<Instant> = None;
     let mut before = (clock.now(), Instant::now());
     loop {
+        tick.at(before.0);
         tokio::time::sleep(COMPARED).await;
         let after = (clock.now(), Instant::now());
         let expected = before.0.plus(after.1 - before.1);
@@ -62,7 +63,6 @@ pub(crate) async fn watch_for_jumps(
             last_jump = None;
             health.recovered("clock");
         }
-        tick.at(after.0);
         before = after;
     }
 }

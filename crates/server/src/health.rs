@@ -27,6 +27,12 @@ impl Health {
         self.set(part, why.into(), true);
     }
 
+    /// As [`Health::broken`], for what is to be expected and says nothing in the log.
+    pub(crate) fn not_yet(&self, part: &str, why: impl Into<String>) {
+        let problem = Problem { text: why.into(), blocking: true };
+        self.problems.lock().expect("nothing panics while it holds this lock").insert(part.to_owned(), problem);
+    }
+
     /// Something should worry somebody, but the server works.
     pub fn worrying(&self, part: &str, why: impl Into<String>) {
         self.set(part, why.into(), false);
@@ -36,7 +42,7 @@ impl Health {
     pub fn recovered(&self, part: &str) {
         let was = self.problems.lock().expect("nothing panics while it holds this lock").remove(part);
         if let Some(problem) = was {
-            tracing::info!(part, was = problem.text, "recovered");
+            tracing::info!(part, was = problem.text, "is well");
         }
     }
 

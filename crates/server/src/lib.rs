@@ -6,20 +6,20 @@
 //!
 //! The server decides nothing about instances: that is the engine's part. It stores nothing outside of the store's port.
 
-pub mod run;
-pub mod state;
-pub mod partition;
-pub mod session;
-pub mod logs;
 pub mod api;
 pub mod auth;
-pub mod config;
 pub mod clock;
+pub mod config;
 pub mod health;
-pub mod metrics;
-pub mod retention;
-pub mod telemetry;
 mod listener;
+pub mod logs;
+pub mod metrics;
+pub mod partition;
+pub mod retention;
+pub mod run;
+pub mod session;
+pub mod state;
+pub mod telemetry;
 mod tls;
 
 pub use clock::{Clock, SystemClock};

@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,6 +35,8 @@ const HEADER_BYTES: u32 = 64 * 1024;
 const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 /// Bytes that a peer may send before we have read them, per stream and per connection.
 const WINDOW: (u32, u32) = (1 << 20, 4 << 20);
+
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// Everything that a connection needs.
 pub(crate) struct Listener {
@@ -74,12 +76,16 @@ impl Listener {
     pub(crate) async fn accept(self, port: TcpListener) {
         let listener = Arc::new(self);
         let stop = listener.stop.clone();
+        let mut complained: Option<Instant> = None;
         while let Some(accepted) = stop.run_until_cancelled(port.accept()).await {
             match accepted {
                 Ok((stream, peer)) => listener.clone().admit(stream, peer),
                 Err(error) => {
                     // Usually no file descriptors are left: some connection must end first.
-                    tracing::warn!(%error, "cannot accept a connection");
+                    if complained.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
+                        complained = Some(Instant::now());
+                        tracing::error!(%error, "cannot accept connections");
+                    }
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -94,14 +100,14 @@ impl Listener {
             }
             return;
         }
-        self.metrics.connection_opened();
+        let counted = self.metrics.connection_opened();
         let listener = self.clone();
         self.tasks.spawn(async move {
+            let _counted = counted;
             let kill = listener.kill.clone();
             if let Some(Err(error)) = kill.run_until_cancelled(listener.serve(stream, peer)).await {
                 tracing::debug!(%peer, error = format!("{error:#}"), "connection ended");
             }
-            listener.metrics.connection_closed();
         });
     }
 
@@ -120,7 +126,10 @@ impl Listener {
                 self.http(stream, peer, is_http2).await
             }
             None if is_tls => {
-                self.complain(peer, "a client spoke TLS to this plain-text port: it must use http, or set tls.cert and tls.key");
+                self.complain(
+                    peer,
+                    "a client spoke TLS to this plain-text port: it must use http, or set tls.cert and tls.key",
+                );
                 Ok(())
             }
             None => self.http(stream, peer, first.starts_with(HTTP2_PREFACE)).await,

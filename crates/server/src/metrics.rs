@@ -226,12 +226,9 @@ impl Metrics {
         self.store_seconds.get_or_create(&Operation { operation }).observe(took.as_secs_f64());
     }
 
-    pub(crate) fn session_opened(&self) {
-        self.sessions.inc();
-    }
-
-    pub(crate) fn session_closed(&self) {
-        self.sessions.dec();
+    /// Counts a session until the answer is dropped.
+    pub(crate) fn session_opened(&self) -> Counted {
+        Counted::one(&self.sessions)
     }
 
     pub(crate) fn open_sessions(&self) -> i64 {
@@ -255,12 +252,9 @@ impl Metrics {
         self.pruned.inc_by(count as u64);
     }
 
-    pub(crate) fn connection_opened(&self) {
-        self.connections.inc();
-    }
-
-    pub(crate) fn connection_closed(&self) {
-        self.connections.dec();
+    /// Counts a connection until the answer is dropped.
+    pub(crate) fn connection_opened(&self) -> Counted {
+        Counted::one(&self.connections)
     }
 
     pub(crate) fn connection_refused(&self) {
@@ -271,6 +265,22 @@ impl Metrics {
     pub(crate) fn tick(&self, name: &str) -> Tick {
         let gauge = self.last_tick.get_or_create(&Loop { r#loop: name.to_owned() });
         Tick(Gauge::clone(&gauge))
+    }
+}
+
+/// One in a gauge, for as long as it lives, panics included.
+pub(crate) struct Counted(Gauge);
+
+impl Counted {
+    fn one(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Counted(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

@@ -14,6 +14,8 @@ const PAGE: usize = 500;
 /// Pause between pages, for everyone else's commits.
 const BREATH: Duration = Duration::from_millis(20);
 
+const AGAIN: Duration = Duration::from_secs(10);
+
 /// Prunes for ever.
 pub(crate) async fn prune(state: ServerState) {
     let tick = state.metrics.tick("retention");
@@ -41,7 +43,10 @@ async fn round(state: &ServerState) -> Result<usize, StoreError> {
         let is_last = gone.len() < PAGE;
         if !gone.is_empty() {
             // After the rows: a crash in between leaves logs that nobody finds, never rows without their logs.
-            state.logs.delete(gone).await?;
+            while let Err(error) = state.logs.delete(gone.clone()).await {
+                tracing::warn!(%error, "logs could not be deleted; trying again");
+                tokio::time::sleep(AGAIN).await;
+            }
         }
         if is_last {
             return Ok(count);

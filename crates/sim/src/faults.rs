@@ -61,9 +61,9 @@ pub struct Profile {
 
 const CALM: Profile = Profile {
     name: "calm",
-    length: Duration::from_secs(30),
+    length: Duration::from_secs(60),
     workers: 2,
-    request_every: Duration::from_millis(900),
+    request_every: Duration::from_millis(700),
     fault_every: Duration::from_secs(3600),
     faults: &[],
     lost: 0,
@@ -160,7 +160,7 @@ pub const PROFILES: [Profile; 10] = [
     Profile {
         name: "everything",
         workers: 3,
-        length: Duration::from_secs(45),
+        length: Duration::from_secs(120),
         fault_every: Duration::from_secs(3),
         faults: &[
             (Fault::Crash, 4),

@@ -4,8 +4,9 @@ use pendula_engine::input::RunRequest;
 use pendula_engine::{Command, Effect, Input, Output, Partition, Reply, ReplyTo};
 use pendula_model::InstanceId;
 
+use crate::telling;
 use crate::trace::trace;
-use crate::world::{Event, SECOND, World};
+use crate::world::{Event, MILLI, SECOND, World};
 
 /// The longest that anything may take once nothing goes wrong any more: the longest wait, run, grace and back-off of
 /// [`crate::jobs`], some of them in a row.
@@ -43,6 +44,7 @@ impl World {
         for owner in self.owners.values_mut() {
             owner.stalled_until = 0;
         }
+        self.set_clock_right();
         for number in 0..self.workers.len() {
             self.workers[number].paused_until = 0;
             self.after(0, Event::StartWorker(number));
@@ -52,7 +54,7 @@ impl World {
 
     /// Nobody asks for new work any more: the jobs go.
     fn close_down(&mut self) {
-        let jobs = self.audit.jobs.values().filter(|record| !record.deleted);
+        let jobs = self.audit.jobs.values().filter(|record| record.deleted.is_none());
         let jobs: Vec<_> = jobs.map(|record| (record.job.app, record.job.spec.name.clone())).collect();
         for (app, name) in jobs {
             // One that a key stands for is answered as before, whatever became of its job.
@@ -75,7 +77,8 @@ impl World {
     fn settle(&mut self, what: &str, done: impl Fn(&World) -> bool) -> bool {
         let end = self.now + LONGEST;
         while self.now < end {
-            let next = self.now + SECOND;
+            // Not in step with what fires each second.
+            let next = self.now + 733 * MILLI;
             if !self.run_until(next, |_| false) {
                 return false;
             }
@@ -83,10 +86,10 @@ impl World {
                 return true;
             }
         }
-        let left: Vec<_> = self.store.load().instances.iter().map(|row| (row.id, row.state, row.reason.clone())).collect();
-        let (unanswered, idle) = (self.users.unanswered, self.is_idle());
+        let left: Vec<_> = self.store.load().instances.iter().map(telling::instance).collect();
+        let (wall, unanswered, idle) = (self.wall(), self.users.unanswered, self.is_idle());
         self.audit.breaks("nothing_stuck", || {
-            format!("{what}: not within {LONGEST} µs; active {left:?}, unanswered {unanswered}, idle {idle}")
+            format!("{what}: not until {wall}; active {left:?}, unanswered {unanswered}, idle {idle}")
         });
         false
     }
@@ -102,8 +105,7 @@ impl World {
             return;
         }
         let Some(owner) = self.current.and_then(|owner| self.owners.get_mut(&owner)) else { return };
-        // What is due within the last moments may still be on its way.
-        let now = owner.now().minus(std::time::Duration::from_secs(2));
+        let now = owner.now();
         self.audit.check_due(now);
     }
 

@@ -37,7 +37,9 @@ pub(crate) fn invent(dice: &mut Dice, name: &str, now: Timestamp, triggered: u64
         spec.stop_grace = Some(millis(dice, 100, 2_000));
     }
     if dice.chance(200) {
-        spec.workers.labels = BTreeMap::from([("zone".to_owned(), (*dice.pick(&["x", "y"])).to_owned())]);
+        // There is only one worker for `b`.
+        let zone = if processor == "a" { *dice.pick(&["x", "y"]) } else { "x" };
+        spec.workers.labels = BTreeMap::from([("zone".to_owned(), zone.to_owned())]);
     }
     if dice.chance(200) {
         spec.priority = dice.between(0, 10) as i8 - 5;

@@ -16,6 +16,7 @@ mod jobs;
 mod network;
 mod owner;
 mod store;
+mod telling;
 mod trace;
 mod user;
 mod worker;
@@ -28,6 +29,9 @@ pub use audit::{Counts, Violation};
 pub use breakage::Breakage;
 pub use faults::{Fault, PROFILES, Profile};
 use world::World;
+
+/// Lines of a traced history that are kept.
+const KEPT_LINES: usize = 100_000;
 
 /// How a history ended.
 #[derive(Clone, Debug)]
@@ -67,7 +71,7 @@ pub fn live(seed: u64, profile: &Profile, breakage: Option<Breakage>, traced: bo
         counts: world.audit.counts,
         steps: world.steps,
         hash: world.trace.hash(),
-        tail: world.trace.tail(120),
+        tail: world.trace.tail(KEPT_LINES),
     }
 }
 

@@ -78,7 +78,8 @@ impl World {
     }
 
     pub(crate) fn send_to_worker(&mut self, id: u32, message: ToWorker) {
-        let may_fail = !matches!(message, ToWorker::Welcome { .. });
+        // A session begins with its welcome; and who asked for a drain is there to ask again.
+        let may_fail = !matches!(message, ToWorker::Welcome { .. } | ToWorker::Drain);
         for (at, message) in self.routed(message, may_fail) {
             let Some(connection) = self.connections.get_mut(&id).filter(|c| c.server_open && !c.swallows) else { return };
             let at = if self.profile.reorders && may_fail { at } else { at.max(connection.last_to_worker) };

@@ -14,6 +14,7 @@ use pendula_store::StoreError;
 
 use crate::breakage::Breakage;
 use crate::network::ToWorker;
+use crate::telling;
 use crate::trace::trace;
 use crate::world::{Event, MILLI, SECOND, World};
 
@@ -53,9 +54,14 @@ struct OwnerTime {
 
 impl OwnerTime {
     fn now(&mut self, real: u64, wall: Timestamp) -> Timestamp {
-        let passed = Duration::from_micros(real - self.read_at) / 2;
-        self.now = if wall >= self.now { wall } else { self.now.plus(passed) };
-        self.read_at = real;
+        let passed = (real - self.read_at) / 2;
+        if wall >= self.now {
+            self.now = wall;
+            self.read_at = real;
+        } else if passed > 0 {
+            self.now = self.now.plus(Duration::from_micros(passed));
+            self.read_at = real;
+        }
         self.now
     }
 }
@@ -179,21 +185,18 @@ impl World {
         let real = self.now;
         let Some(owner) = self.owners.get_mut(&number) else { return };
         let now = owner.time.now(real, wall);
+        self.latest = self.latest.max(now);
         if self.trace.is_on() && !matches!(input, Input::WorkerAlive { .. } | Input::Tick) {
-            trace!(self, "owner {number} at {now} takes {input:?}");
+            trace!(self, "owner {number} at {now} takes {}", telling::input(&input));
         }
         let Some(owner) = self.owners.get_mut(&number) else { return };
         let (changes, effects) = (owner.open.changes.len(), owner.open.effects.len());
         owner.engine.handle(now, input, &mut owner.open);
         if self.trace.is_on() {
             let owner = &self.owners[&number];
-            let decided: Vec<String> = owner.open.changes[changes..].iter().map(|c| format!("{c:?}")).collect();
-            let wanted = owner.open.effects.len() - effects;
+            let decided: Vec<String> = owner.open.changes[changes..].iter().map(telling::change).collect();
             for change in decided {
                 trace!(self, "  decides {change}");
-            }
-            if wanted > 0 {
-                trace!(self, "  and {wanted} effects");
             }
         }
         self.perform_too_early(number, effects);
@@ -324,7 +327,7 @@ impl World {
     }
 
     fn perform(&mut self, number: u32, effect: Effect) {
-        trace!(self, "owner {number} performs {effect:?}");
+        trace!(self, "owner {number} performs {}", telling::effect(&effect));
         let Some(owner) = self.owners.get(&number) else { return };
         let connection = |session: SessionId| owner.sessions.get(&session).copied();
         match effect {

@@ -134,7 +134,7 @@ impl World {
         let Some(request) = self.users.requests.get_mut(&number).filter(|request| !request.answered) else { return };
         request.answered = true;
         self.users.unanswered -= 1;
-        trace!(self, "user hears {reply:?}");
+        trace!(self, "user hears the answer to {number}");
         match reply {
             Reply::App(app) => self.users.app = Some(app.id),
             Reply::Instance { id, .. } => self.users.known.push(id),

@@ -126,12 +126,23 @@ fn percentile(sorted: &[Duration], of_hundred: usize) -> Duration {
     sorted[(sorted.len() * of_hundred / 100).min(sorted.len() - 1)]
 }
 
+/// Processor time that the writing thread has used.
+fn writer_time() -> Duration {
+    let nanos = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten().filter_map(|thread| {
+        let name = std::fs::read_to_string(thread.path().join("comm")).ok()?;
+        let times = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        (name.trim() == "store-writer").then(|| times.split(' ').next()?.parse::<u64>().ok())?
+    });
+    Duration::from_nanos(nanos.sum())
+}
+
 /// One caller: batches of `size`, the ends of one together with the inserts of the next, until `total` are over.
 async fn one_caller(store: &SqliteStore, size: usize, total: usize, state: InstanceState) {
     let mut source = Source::new(store, 0).await;
     let mut times = Vec::new();
     let mut last: Vec<Instance> = Vec::new();
     let begun = Instant::now();
+    let used = writer_time();
     let mut busy = Duration::ZERO;
     for _ in 0..total / size {
         let next: Vec<_> = (0..size).map(|_| source.fire()).collect();
@@ -145,10 +156,11 @@ async fn one_caller(store: &SqliteStore, size: usize, total: usize, state: Insta
     }
     times.sort();
     println!(
-        "{size:>5} per batch, {state:<9}  {:>8.0}/s with making them, {:>8.0}/s in the store   \
+        "{size:>5} per batch, {state:<9}  {:>8.0}/s with making them, {:>8.0}/s in the store, {:.1} us CPU each   \
          commit p50 {:.2?} p99 {:.2?} max {:.2?}",
         total as f64 / begun.elapsed().as_secs_f64(),
         total as f64 / busy.as_secs_f64(),
+        (writer_time() - used).as_secs_f64() * 1e6 / total as f64,
         percentile(&times, 50),
         percentile(&times, 99),
         times[times.len() - 1],
@@ -164,6 +176,7 @@ async fn many_callers(store: Arc<SqliteStore>, observed: &Mutex<Vec<CommitObserv
     }
     observed.lock().expect("no panic").clear();
     let begun = Instant::now();
+    let used = writer_time();
     let mut tasks = Vec::new();
     for mut source in sources {
         let store = store.clone();
@@ -185,11 +198,13 @@ async fn many_callers(store: Arc<SqliteStore>, observed: &Mutex<Vec<CommitObserv
         times.extend(task.await.expect("no panic"));
     }
     times.sort();
-    let rate = (rounds * size * usize::from(callers)) as f64 / begun.elapsed().as_secs_f64();
+    let total = (rounds * size * usize::from(callers)) as f64;
+    let rate = total / begun.elapsed().as_secs_f64();
+    let cpu = (writer_time() - used).as_secs_f64() * 1e6 / total;
     let observed = observed.lock().expect("no panic");
     let changes: usize = observed.iter().map(|commit| commit.changes).sum();
     println!(
-        "{callers:>5} callers, {size} per batch  {rate:>8.0}/s   answer p50 {:.2?} p99 {:.2?} max {:.2?}, {:.0} changes per commit",
+        "{callers:>5} callers, {size} per batch  {rate:>8.0}/s, {cpu:.1} us CPU each   answer p50 {:.2?} p99 {:.2?} max {:.2?}, {:.0} changes per commit",
         percentile(&times, 50),
         percentile(&times, 99),
         times[times.len() - 1],

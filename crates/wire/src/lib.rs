@@ -10,7 +10,6 @@
 
 /// The generated messages, client and server.
 #[expect(missing_docs, reason = "generated; documented in worker.proto")]
-#[expect(clippy::doc_lazy_continuation, reason = "generated")]
 pub mod v1 {
     tonic::include_proto!("pendula.worker.v1");
 }
@@ -35,3 +34,23 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 /// The token decides. A server refuses the session when both are there and differ, so that a mixed-up token is
 /// noticed instead of serving another app.
 pub const APP_METADATA: &str = "pendula-app";
+
+/// What stands under [`APP_METADATA`] for the app `name`: percent-encoded, because names may be in any script and
+/// metadata may not. A server compares it with the encoded name of the token's app.
+pub fn app_metadata(name: &str) -> String {
+    name.bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn app_names_in_any_script_fit_into_metadata() {
+        assert_eq!(super::app_metadata("demo-1"), "demo-1");
+        assert_eq!(super::app_metadata("a b/é"), "a%20b%2F%C3%A9");
+    }
+}

@@ -35,7 +35,7 @@ impl Backoff {
     /// again, so it waits at least half its maximum.
     pub(crate) fn pause(&mut self, refused: bool, random: f64) -> Duration {
         self.failures = self.failures.saturating_add(1);
-        if self.failures % self.servers != 0 {
+        if !self.failures.is_multiple_of(self.servers) {
             return Duration::ZERO;
         }
         if refused {

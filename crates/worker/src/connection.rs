@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use pendula_wire::v1::worker_service_client::WorkerServiceClient;
 use pendula_wire::v1::{self, to_server, to_worker};
 use pendula_wire::welcome::Terms;
-use pendula_wire::{APP_METADATA, frame};
+use pendula_wire::{APP_METADATA, app_metadata, frame};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -89,8 +89,7 @@ impl Dialer {
         let mut authorization = MetadataValue::try_from(format!("Bearer {token}"))
             .map_err(|_| WorkerError::setting("token", "contains characters that no token has"))?;
         authorization.set_sensitive(true);
-        // Names may be in any script, metadata may not.
-        let app = app.map(|app| percent_encoded(app).parse().expect("percent-encoded text is ASCII"));
+        let app = app.map(|app| app_metadata(app).parse().expect("percent-encoded text is ASCII"));
         Ok(Dialer { endpoints, next: 0, authorization, app, timeout: timing.connect_timeout })
     }
 
@@ -99,7 +98,7 @@ impl Dialer {
     }
 
     /// Opens a session with the next server in turn.
-    pub(crate) fn dial(&mut self, hello: v1::Hello) -> BoxFuture<'static, Result<Session, Failed>> {
+    pub(crate) fn dial(&mut self, hello: v1::Hello) -> BoxFuture<'static, Result<Box<Session>, Failed>> {
         let endpoint = self.endpoints[self.next % self.endpoints.len()].clone();
         self.next = (self.next + 1) % self.endpoints.len();
         let (authorization, app, timeout) = (self.authorization.clone(), self.app.clone(), self.timeout);
@@ -118,7 +117,7 @@ async fn open(
     hello: v1::Hello,
     authorization: MetadataValue<Ascii>,
     app: Option<MetadataValue<Ascii>>,
-) -> Result<Session, Failed> {
+) -> Result<Box<Session>, Failed> {
     let server = endpoint.uri().to_string();
     let unreachable = |why: String| Failed::Unreachable { server: server.clone(), why };
     let channel = endpoint.connect().await.map_err(|error| unreachable(chain(&error)))?;
@@ -138,7 +137,7 @@ async fn open(
         return Err(unreachable("the session did not begin with a welcome".to_owned()));
     };
     let terms = welcome.terms().map_err(|error| Failed::Refused { server: server.clone(), why: error.to_string() })?;
-    Ok(Session { outgoing, incoming, welcome, terms, server })
+    Ok(Box::new(Session { outgoing, incoming, welcome, terms, server }))
 }
 
 fn endpoint(url: &str, tls: &Tls, timing: &Timing) -> Result<Endpoint, WorkerError> {
@@ -179,15 +178,6 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn percent_encoded(name: &str) -> String {
-    name.bytes()
-        .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,6 +206,5 @@ mod tests {
         {
             assert!(dialer(url, token).unwrap_err().to_string().starts_with(setting), "{url}");
         }
-        assert_eq!(percent_encoded("a b/é"), "a%20b%2F%C3%A9");
     }
 }

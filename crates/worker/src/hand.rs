@@ -43,13 +43,13 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// The connection, or the way to it.
 enum Link {
     Down { dial_at: Instant },
-    Dialing(BoxFuture<'static, Result<Session, Failed>>),
-    Up(Box<Line>),
+    Dialing(BoxFuture<'static, Result<Box<Session>, Failed>>),
+    Up(Line),
 }
 
 /// An open session and what its terms demand.
 struct Line {
-    session: Session,
+    session: Box<Session>,
     since: Instant,
     last_heard: Instant,
     heartbeat_at: Instant,
@@ -63,7 +63,7 @@ struct Line {
 /// Why the loop woke up.
 enum Wake {
     Heard(Result<Option<v1::ToWorker>, Status>),
-    Dialed(Result<Session, Failed>),
+    Dialed(Result<Box<Session>, Failed>),
     Writable,
     Events,
     Shutdown,
@@ -239,7 +239,7 @@ impl Hand {
         }
     }
 
-    fn on_session(&mut self, now: Instant, session: Session) {
+    fn on_session(&mut self, now: Instant, session: Box<Session>) {
         let welcome = &session.welcome;
         tracing::info!(
             server = session.server,
@@ -258,7 +258,7 @@ impl Hand {
                 self.ledger.release(&held);
             }
         }
-        self.link = Link::Up(Box::new(Line {
+        self.link = Link::Up(Line {
             since: now,
             last_heard: now,
             heartbeat_at: now + session.terms.heartbeat,
@@ -266,7 +266,7 @@ impl Hand {
             blocked: false,
             logs_next: false,
             session,
-        }));
+        });
     }
 
     fn lose_session(&mut self, now: Instant, failed: &Failed) {

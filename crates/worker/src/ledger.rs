@@ -9,18 +9,22 @@
 //! ```
 
 mod conclusion;
+mod outbox;
+mod stopping;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use pendula_wire::{frame, v1};
+use pendula_wire::v1;
 
 use crate::event::Returned;
 use crate::worker::{Summary, Timing};
 
 pub(crate) use conclusion::{refused, unrunnable};
+use outbox::Outgoing;
+use stopping::{Cause, Force, Stopping};
 
 /// Attempts that ended and were acknowledged are remembered up to this many, so that a repeated dispatch is noticed.
 const RECENT: usize = 100_000;
@@ -88,47 +92,6 @@ struct Run {
     stop: Option<Stopping>,
 }
 
-/// Who wants an attempt to end early.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    Server,
-    /// Enforced here only while no server can.
-    Timeout,
-    Drain,
-}
-
-#[derive(Debug)]
-struct Stopping {
-    cause: Cause,
-    force: Force,
-}
-
-/// How far the forced stop went.
-#[derive(Clone, Copy, Debug)]
-enum Force {
-    KillAt(Instant),
-    DropAt(Instant),
-    Dropped,
-}
-
-impl Force {
-    /// The next step, if its time has come.
-    fn advance(&mut self, now: Instant, key: AttemptKey, moment: Duration, actions: &mut Vec<Action>) {
-        if let Force::KillAt(at) = *self
-            && at <= now
-        {
-            actions.push(Action::Kill(key));
-            *self = Force::DropAt(now + moment);
-        }
-        if let Force::DropAt(at) = *self
-            && at <= now
-        {
-            actions.push(Action::Drop(key));
-            *self = Force::Dropped;
-        }
-    }
-}
-
 #[derive(Debug)]
 struct Finished {
     ended: v1::Ended,
@@ -143,14 +106,6 @@ impl Finished {
     fn bytes(&self) -> usize {
         self.ended.result.len() + self.ended.message.len()
     }
-}
-
-/// A report that waits for the next frame.
-#[derive(Debug)]
-enum Outgoing {
-    Started(AttemptKey),
-    Progress(AttemptKey, v1::Progress),
-    Ended(AttemptKey),
 }
 
 /// All attempts that this process knows of.
@@ -303,13 +258,6 @@ impl Ledger {
         true
     }
 
-    /// A handler told how far it is.
-    pub(crate) fn progressed(&mut self, held: &v1::Held, progress: v1::Progress) {
-        if self.connected && self.runs(key_of(held)) {
-            self.outbox.push_back(Outgoing::Progress(key_of(held), progress));
-        }
-    }
-
     // The loop's wishes.
 
     /// Time passed.
@@ -331,50 +279,6 @@ impl Ledger {
     /// Refuses everything new from here on.
     pub(crate) fn drain(&mut self) {
         self.draining = true;
-    }
-
-    /// Gives up whatever still runs.
-    pub(crate) fn hand_back(&mut self, now: Instant) {
-        let mut held: Vec<AttemptKey> = self.entries.iter().map(|(key, entry)| (*key, entry.attempt)).collect();
-        held.sort_unstable();
-        for key in held {
-            match &self.entries[&key.0].phase {
-                Phase::Waiting(_) => {
-                    self.finish_unstarted(now, key, conclusion::rejected(Rejection::Draining));
-                }
-                Phase::Running(run) => {
-                    let grace = run.grace.min(self.timing.hand_back_grace);
-                    self.stop(now, key, Cause::Drain, grace);
-                }
-                Phase::Finished(_) => {}
-            }
-        }
-    }
-
-    /// The log of an attempt that ended is on its way, so that this session may hear of its end.
-    pub(crate) fn release(&mut self, held: &v1::Held) {
-        let (key, attempt) = key_of(held);
-        if self.connected
-            && let Some(Entry { attempt: newest, phase: Phase::Finished(finished) }) = self.entries.get_mut(&key)
-            && *newest == attempt
-        {
-            finished.released = true;
-            self.queue_again((key, attempt));
-        }
-    }
-
-    /// The reports of the next frame; empty when there are none.
-    pub(crate) fn take_reports(&mut self, now: Instant) -> Vec<v1::Report> {
-        let mut reports = Vec::with_capacity(self.outbox.len().min(frame::BATCH_ENTRIES));
-        let mut bytes = 0;
-        while bytes < frame::BATCH_BYTES && reports.len() < frame::BATCH_ENTRIES {
-            let Some(outgoing) = self.outbox.pop_front() else { break };
-            if let Some(report) = self.report(now, outgoing) {
-                bytes += frame::entry_bytes(&report);
-                reports.push(report);
-            }
-        }
-        reports
     }
 
     /// What is to be done now, in order.
@@ -472,115 +376,9 @@ impl Ledger {
         }
     }
 
-    fn stop(&mut self, now: Instant, key: AttemptKey, cause: Cause, grace: Duration) {
-        let Some(entry) = self.entries.get_mut(&key.0) else { return };
-        match &mut entry.phase {
-            Phase::Finished(_) => {}
-            Phase::Waiting(_) => self.finish_unstarted(now, key, conclusion::stopped_unstarted()),
-            Phase::Running(run) => {
-                let kill_at = now + grace;
-                match &mut run.stop {
-                    None => {
-                        run.stop = Some(Stopping { cause, force: Force::KillAt(kill_at) });
-                        self.stopping.push(key);
-                        self.actions.push(Action::Cancel(key));
-                    }
-                    Some(stop) => {
-                        // The server's word is what it waits to hear; and a shorter grace counts.
-                        if cause == Cause::Server {
-                            stop.cause = cause;
-                        }
-                        if let Force::KillAt(at) = &mut stop.force {
-                            *at = kill_at.min(*at);
-                        }
-                    }
-                }
-                if grace.is_zero() {
-                    self.advance_stops(now);
-                }
-            }
-        }
-    }
-
-    fn advance_stops(&mut self, now: Instant) {
-        let Ledger { stopping, entries, actions, timing, dying, .. } = self;
-        stopping.retain(|key| match entries.get_mut(&key.0) {
-            Some(Entry { attempt, phase: Phase::Running(Run { stop: Some(stop), .. }) }) if *attempt == key.1 => {
-                stop.force.advance(now, *key, timing.kill_moment, actions);
-                !matches!(stop.force, Force::Dropped)
-            }
-            _ => false,
-        });
-        for (key, force) in dying {
-            force.advance(now, *key, timing.kill_moment, actions);
-        }
-    }
-
-    fn enforce_timeouts(&mut self, now: Instant) {
-        let late: Vec<(AttemptKey, Duration)> = self
-            .entries
-            .iter()
-            .filter_map(|(key, entry)| match &entry.phase {
-                Phase::Running(Run { since, timeout: Some(timeout), grace, stop: None })
-                    if now.duration_since(*since) >= *timeout =>
-                {
-                    Some(((*key, entry.attempt), *grace))
-                }
-                _ => None,
-            })
-            .collect();
-        for (key, grace) in late {
-            self.stop(now, key, Cause::Timeout, grace);
-        }
-    }
-
-    fn report_started(&mut self, now: Instant) {
-        while let Some((since, key)) = self.young.front()
-            && now.duration_since(*since) >= self.timing.started_after
-        {
-            if self.connected && self.runs(*key) {
-                self.outbox.push_back(Outgoing::Started(*key));
-            }
-            self.young.pop_front();
-        }
-    }
-
-    /// Forgets the newest attempt at a task, whatever it does, without a report.
-    fn abandon_newest(&mut self, now: Instant, key: TaskKey) {
-        let Some(entry) = self.entries.get(&key) else { return };
-        let attempt = entry.attempt;
-        match &entry.phase {
-            Phase::Running(_) => {
-                self.running -= 1;
-                self.entries.remove(&key);
-                self.actions.push(Action::Cancel((key, attempt)));
-                let mut force = Force::KillAt(now);
-                force.advance(now, (key, attempt), self.timing.kill_moment, &mut self.actions);
-                self.dying.insert((key, attempt), force);
-            }
-            Phase::Waiting(_) => {
-                self.entries.remove(&key);
-                self.remember((key, attempt));
-            }
-            Phase::Finished(_) => self.forget(key),
-        }
-    }
-
     fn finish_unstarted(&mut self, now: Instant, key: AttemptKey, ended: v1::Ended) {
         self.finish(now, key, ended);
         self.release(&held_of(key));
-    }
-
-    /// Puts the end of an attempt into the next frame, unless it stands there, was acknowledged, or must not yet.
-    fn queue_again(&mut self, (key, attempt): AttemptKey) {
-        if let Some(Entry { attempt: newest, phase: Phase::Finished(finished) }) = self.entries.get_mut(&key)
-            && *newest == attempt
-            && finished.released
-            && !finished.queued
-        {
-            finished.queued = true;
-            self.outbox.push_back(Outgoing::Ended((key, attempt)));
-        }
     }
 
     fn finish(&mut self, now: Instant, (key, attempt): AttemptKey, ended: v1::Ended) {
@@ -614,31 +412,6 @@ impl Ledger {
 
     fn runs(&self, (key, attempt): AttemptKey) -> bool {
         matches!(self.entries.get(&key), Some(Entry { attempt: newest, phase: Phase::Running(_) }) if *newest == attempt)
-    }
-
-    fn report(&mut self, now: Instant, outgoing: Outgoing) -> Option<v1::Report> {
-        let (key, event) = match outgoing {
-            Outgoing::Progress(key, progress) => {
-                self.runs(key).then_some((key, v1::report::Event::Progress(progress)))?
-            }
-            Outgoing::Started(key) => match self.entries.get(&key.0) {
-                Some(Entry { attempt, phase: Phase::Running(run) }) if *attempt == key.1 => {
-                    let running_micros = now.duration_since(run.since).as_micros() as u64;
-                    (key, v1::report::Event::Started(v1::Started { running_micros }))
-                }
-                _ => return None,
-            },
-            Outgoing::Ended(key) => match self.entries.get_mut(&key.0) {
-                Some(Entry { attempt, phase: Phase::Finished(finished) }) if *attempt == key.1 => {
-                    finished.queued = false;
-                    let ended_micros_ago = now.duration_since(finished.at).as_micros() as u64;
-                    self.sent.push_back((now, key));
-                    (key, v1::report::Event::Ended(v1::Ended { ended_micros_ago, ..finished.ended.clone() }))
-                }
-                _ => return None,
-            },
-        };
-        Some(v1::Report { task: Some(held_of(key)), event: Some(event) })
     }
 
     fn held_where(&self, wanted: impl Fn(&Phase) -> bool) -> Vec<v1::Held> {

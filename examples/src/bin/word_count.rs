@@ -136,7 +136,7 @@ mod tests {
     async fn it_counts() {
         let (output, log) = count("the cat\nThe dog, the end\n\nétude \u{1F570}".as_bytes(), 2).await;
         let output = output.unwrap();
-        assert_eq!(output.message.as_deref(), Some("6 words in 4 lines"));
+        assert_eq!(output.message.as_deref(), Some("7 words in 4 lines"));
         let result: serde_json::Value = serde_json::from_slice(&output.result.unwrap().bytes).unwrap();
         assert_eq!(result["commonest"], serde_json::json!([["the", 3], ["cat", 1]]));
         assert!(log.contains("2 lines, 4 different words"), "{log}");

@@ -69,8 +69,8 @@ const SAMPLES: &str = r#"
   processor: { shell: 'for n in 9 8 7 6 5 4 3 2 1 0; do echo "$n"; sleep 1; done' }
   concurrency: { limit: 1, overflow: queue }
 - name: flaky
-  description: Fails two times out of three, and is tried again.
-  processor: { shell: '[ $(( ${attempt} % 3 )) -eq 0 ] || { echo "attempt ${attempt} fails"; exit 1; }; echo "attempt ${attempt} works"' }
+  description: Fails twice, and is tried again.
+  processor: { shell: 'n=${attempt}; echo "attempt $n of 3"; [ "$n" -ge 3 ]' }
   retry: { attempts: 3, backoff: { fixed: 1s } }
 "#;
 
@@ -194,7 +194,8 @@ fn banner(screen: &Screen, url: &str, data: &Path, saved: Outcome<bool>) -> Outc
         ("apply -f jobs.yaml", "your own jobs; `pendula apply --help` shows a file"),
         ("import crontab /etc/crontab --dry-run", "what cron does today"),
     ] {
-        screen.line(format!("  pendula{by_profile} {command:<40} {}", screen.paint(Shade::Faint, meaning)))?;
+        let command = format!("{command}{by_profile}");
+        screen.line(format!("  pendula {command:<40} {}", screen.paint(Shade::Faint, meaning)))?;
     }
     screen.line("\nCtrl-C stops it.")
 }

@@ -76,9 +76,9 @@ impl Environment {
         self.variables.insert(name.clone(), value.clone());
         match name.as_str() {
             "SHELL" => {
-                let note = format!("commands below are read by {value}");
+                let note = (value != "/bin/sh").then(|| format!("commands below are read by {value}"));
                 self.shell = Some(value);
-                Fate::Env { note: Some(note) }
+                Fate::Env { note }
             }
             "HOME" => {
                 self.home = Some(value);

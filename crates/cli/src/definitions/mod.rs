@@ -209,20 +209,52 @@ mod tests {
         refused(&format!("{text}jobs: *a8\n"), &["jobs.yaml"]);
     }
 
-    #[test]
-    fn what_is_exported_reads_back_the_same() {
-        let spec: JobSpec = serde_json::from_value(serde_json::json!({
-            "name": "yes",
-            "description": "null",
-            "trigger": { "cron": "*/5 * * * 1-5", "timezone": "Europe/Berlin" },
-            "processor": { "shell": { "script": "set -e\n  echo 'a: b' # not a comment\n\ttrue\n\n", "env": { "A": "1", "B": "~", "C": "" }, "stdin": " a\n" } },
-            "params": { "n": 1, "f": 1.5, "text": "0x1f", "list": [], "none": null, "deep": { "a b": [true, "true", "é\u{7}"] } },
-            "retry": { "attempts": 3, "backoff": { "exponential": { "initial": "5s", "max": "5m" } } }
-        }))
-        .expect("a definition");
+    fn round_trip(spec: &JobSpec) {
         let document = Document { app: Some("2026-11-21".into()), jobs: vec![spec.clone()] };
         let text = crate::output::yaml(&document).expect("written");
         let read = read(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
-        assert_eq!(read.apps["2026-11-21"][0].spec, spec, "{text}");
+        assert_eq!(read.apps["2026-11-21"][0].spec, *spec, "{text}");
+    }
+
+    fn spec(json: serde_json::Value) -> JobSpec {
+        serde_json::from_value(json).expect("a definition")
+    }
+
+    #[test]
+    fn what_is_exported_reads_back_the_same() {
+        let cron = serde_json::json!({ "cron": "*/5 * * * 1-5", "timezone": "Europe/Berlin", "misfire": "skip" });
+        round_trip(&spec(serde_json::json!({
+            "name": "yes",
+            "description": "null",
+            "trigger": cron,
+            "processor": { "shell": { "script": "set -e\n  echo 'a: b' # not a comment\n\ttrue\n\n", "env": { "A": "1", "B": "~", "C": "" }, "stdin": " a\n" } },
+            "params": { "n": 1, "f": 1.5, "text": "0x1f", "list": [], "none": null, "deep": { "a b": [true, "true", "é\u{7}"] } },
+            "retry": { "attempts": 3, "backoff": { "exponential": { "initial": "5s", "max": "5m" } } },
+            "workers": { "labels": { "zone": "1" }, "names": ["w1"] },
+            "concurrency": { "limit": 1, "overflow": "replace" }
+        })));
+        for trigger in [
+            serde_json::json!({ "fixed_rate": "100ms", "start": "2026-11-21T08:00:00Z" }),
+            serde_json::json!({ "daily_window": { "every": "10m", "from": "22:00", "to": "06:00", "weekdays": ["mon", "sun"] } }),
+            serde_json::json!({ "at": "2046-11-21T08:00:00.000001Z" }),
+        ] {
+            round_trip(&spec(serde_json::json!({ "name": "1e3", "trigger": trigger, "processor": { "handler": { "name": "h", "config": { "a": [1, { "b": null }] } } } })));
+        }
+        round_trip(&spec(serde_json::json!({
+            "name": "h",
+            "processor": { "http": { "url": "https://example.org/?a=b#c", "headers": { "X": "- y: z" }, "body": "{\"a\": 1}", "success": { "status": ["200-299"] } } }
+        })));
+    }
+
+    #[test]
+    fn any_text_of_a_script_survives_the_export() {
+        for script in [
+            "- a", "a: b", "#a", " a", "a ", "a\n", "a\n\n", "\na", "  a\nb", "a\n  b\n", "\ta", "a\tb", "|", ">", "'", "\"", "\\", "a\\nb",
+            "---", "...", "a\n---\nb", "!x", "&a", "*a", "%a", "@a", "`a`", "{a}", "[a]", "0", "1.5", "true", "~", "2026-11-21", "=", "a\r\nb",
+            "é 日报 \u{1F600}", "\u{feff}a", "\u{85}a\u{2028}b", "a\u{7}", "a \n b \n", "x: |\n  y", &"long ".repeat(60), &"line\n".repeat(50),
+        ] {
+            round_trip(&spec(serde_json::json!({ "name": "x", "processor": { "shell": script } })));
+            round_trip(&spec(serde_json::json!({ "name": "x", "processor": { "shell": { "script": script, "args": [script], "stdin": script } } })));
+        }
     }
 }

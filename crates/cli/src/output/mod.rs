@@ -103,10 +103,8 @@ fn colours_wanted() -> bool {
     !no_color && !dumb
 }
 
-/// YAML as people would write it: long texts as blocks, everything that could be misread in quotes.
+/// YAML as people would write it: fields in the order of their definition, texts of several lines as blocks.
 pub fn yaml(value: &impl Serialize) -> Outcome<String> {
-    // By way of JSON, whose data model YAML shares: maps and enums come out as the definitions file has them.
-    let value = serde_json::to_value(value).map_err(|error| Failure::refused(format!("writing YAML: {error}")))?;
-    let options = serde_saphyr::ser_options! { compact_list_indent: false };
-    serde_saphyr::to_string_with_options(&value, options).map_err(|error| Failure::refused(format!("writing YAML: {error}")))
+    let options = serde_saphyr::ser_options! { compact_list_indent: false, folded_wrap_chars: 1_000_000 };
+    serde_saphyr::to_string_with_options(value, options).map_err(|error| Failure::refused(format!("writing YAML: {error}")))
 }

@@ -60,9 +60,9 @@ pub fn json(status: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}")
 }
 
-/// An event stream that ends where `events` end.
+/// An event stream that is cut off after `events`, as by the end of a server's process.
 pub fn events(events: &[(&str, &str)]) -> String {
-    let mut answer = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n".to_owned();
+    let mut answer = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 1000000\r\n\r\n".to_owned();
     for (name, data) in events {
         answer.push_str(&format!("event: {name}\ndata: {data}\n\n"));
     }

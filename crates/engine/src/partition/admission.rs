@@ -240,6 +240,30 @@ impl Partition {
         }
     }
 
+    /// Sends what was admitted, and never given to a worker, back to the queue when more are admitted than the limit
+    /// allows.
+    pub(super) fn hold_back_unbegun(&mut self, job: JobId) {
+        let Some(entry) = self.jobs.get(&job) else { return };
+        let limit = entry.job.spec.concurrency.limit.map_or(usize::MAX, |limit| limit as usize);
+        if entry.admitted.len() <= limit {
+            return;
+        }
+        let unbegun = |id: &InstanceId| {
+            let active = &self.instances[id];
+            active.place == Place::Ready && active.row.attempt == 0
+        };
+        let unbegun: Vec<_> = entry.admitted.iter().copied().filter(unbegun).collect();
+        for id in unbegun {
+            self.leave_queues(id);
+            let active = self.instances.get_mut(&id).expect("just seen");
+            active.place = Place::Queued;
+            let key = active.queue_key();
+            if let Some(entry) = self.jobs.get_mut(&job) {
+                entry.queue.insert(key);
+            }
+        }
+    }
+
     /// Puts an admitted instance among those that wait for a slot.
     pub(super) fn make_ready(&mut self, id: InstanceId) {
         let active = self.instances.get_mut(&id).expect("the caller has it");

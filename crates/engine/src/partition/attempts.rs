@@ -54,7 +54,7 @@ impl Partition {
     pub(super) fn on_started(&mut self, id: InstanceId, started_at: Timestamp) {
         let now = self.now;
         let active = self.instances.get_mut(&id).expect("the caller has it");
-        let started_at = started_at.clamp(active.row.dispatched_at.unwrap_or(now), now);
+        let started_at = active.within_attempt(started_at, now);
         if let Step::To(state) = step(active.row.state, true, Event::Start) {
             active.row.state = state;
             active.row.started_at = Some(started_at);
@@ -81,8 +81,7 @@ impl Partition {
             Outcome::HandedBack => (Event::HandBack, Reason::WORKER_DRAINED, false),
         };
         if let Some(started_at) = started_at {
-            let dispatched_at = active.row.dispatched_at.unwrap_or(now);
-            active.row.started_at = Some(started_at.clamp(dispatched_at, now));
+            active.row.started_at = Some(active.within_attempt(started_at, now));
         }
         let decided = step(active.row.state, true, event);
         if !matches!(decided, Step::Requeue | Step::OldNews) {

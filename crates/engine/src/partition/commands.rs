@@ -163,12 +163,16 @@ impl Partition {
         out: &mut Output,
     ) -> Result<Reply, Refusal> {
         let now = self.now;
+        if !keeps_schedule {
+            self.fire_before_edit(id, out);
+        }
         let entry = self.jobs.get_mut(&id).expect("the caller has just seen it");
         let job = &mut entry.job;
         if !keeps_schedule {
             // A fire time that was served is never served again, even if the clock went back since.
             let after = job.schedule.last_fire;
             let next = plan.as_ref().filter(|_| spec.enabled).and_then(|plan| match (plan.first(), after) {
+                (Some(first), Some(last)) if first <= last && plan.waits_for_end() => plan.next_after_end(last),
                 (Some(first), Some(last)) if first <= last => plan.next_after(last),
                 (first, _) => first,
             });
@@ -185,7 +189,8 @@ impl Partition {
         let job = job.clone();
         out.changes.push(Change::JobUpdated(job.clone()));
         self.arm(id);
-        // A raised limit lets more of the queue through.
+        // A lowered limit holds back what nobody has begun; a raised one lets more of the queue through.
+        self.hold_back_unbegun(id);
         self.admit_queued(id, out);
         Ok(Reply::Job { job: Box::new(job), created: false })
     }

@@ -44,7 +44,9 @@ impl Partition {
     pub(super) fn on_trigger_due(&mut self, id: JobId, out: &mut Output) {
         let now = self.now;
         let Some(entry) = self.jobs.get_mut(&id) else { return };
-        entry.armed = None;
+        if let Some(armed) = entry.armed.take() {
+            self.timers.remove(&(armed, Timer::Trigger(id)));
+        }
         let (Some(plan), Some(due)) = (&entry.plan, entry.job.schedule.next_fire) else { return };
         let Some(trigger) = &entry.job.spec.trigger else { return };
         let caught_up = catch_up(plan, trigger.misfire, trigger.misfire_limit, due, now, self.settings.misfire_after);
@@ -79,6 +81,14 @@ impl Partition {
         self.arm(id);
     }
 
+    /// Decides about fire times that have come, before an edit changes what they mean: none is dropped unseen.
+    pub(super) fn fire_before_edit(&mut self, id: JobId, out: &mut Output) {
+        let next = self.jobs.get(&id).and_then(|entry| entry.job.schedule.next_fire);
+        if next.is_some_and(|next| next <= self.now) {
+            self.on_trigger_due(id, out);
+        }
+    }
+
     /// The next fire of a fixed delay follows from the end of its last instance. Called whenever one ended.
     pub(super) fn continue_fixed_delay(&mut self, id: JobId, out: &mut Output) {
         let now = self.now;
@@ -88,7 +98,9 @@ impl Partition {
         if !idle || entry.deleted || !entry.job.spec.enabled {
             return;
         }
-        let Some(next) = plan.next_after_end(now) else { return };
+        // An end before its own fire is a clock that went back; what was served is not served again.
+        let ended_at = now.max(entry.job.schedule.last_fire.unwrap_or(now));
+        let Some(next) = plan.next_after_end(ended_at) else { return };
         entry.job.schedule.next_fire = Some(next);
         let schedule = entry.job.schedule.clone();
         out.changes.push(Change::ScheduleAdvanced { job: id, expected_next: None, schedule });

@@ -166,6 +166,13 @@ impl Active {
         self.row.state.is_placed() || self.row.failures > 0 || self.row.losses > 0
     }
 
+    /// A moment that a worker told, moved to between the dispatch and now. (A clock that went back over a restart puts
+    /// the dispatch into the future.)
+    pub fn within_attempt(&self, at: Timestamp, now: Timestamp) -> Timestamp {
+        let earliest = self.row.dispatched_at.unwrap_or(now).min(now);
+        at.clamp(earliest, now)
+    }
+
     /// When something must happen to it though nobody speaks.
     pub fn deadline(&self, now: Timestamp) -> Option<Timestamp> {
         match self.row.state {

@@ -96,7 +96,7 @@ impl OutputFilter {
         }
         let mut rest = text;
         while self.column + rest.len() > self.line_bytes {
-            let (fits, more) = rest.split_at(self.line_bytes - self.column);
+            let (fits, more) = rest.split_at(character_start(rest, self.line_bytes - self.column));
             log.extend_from_slice(fits);
             log.push(b'\n');
             self.column = 0;
@@ -120,6 +120,11 @@ impl OutputFilter {
         }
         self.collected
     }
+}
+
+/// The last position up to `at` that does not lie inside a UTF-8 character; `at` where there is none nearby.
+fn character_start(bytes: &[u8], at: usize) -> usize {
+    (at.saturating_sub(3)..=at).rev().find(|at| bytes[*at] & 0b1100_0000 != 0b1000_0000).unwrap_or(at)
 }
 
 impl Collected {
@@ -192,6 +197,10 @@ mod tests {
         assert!(log.ends_with(b"\n::output a=1\nend\n") && collected.outputs.is_empty());
         let (log, _, _) = run(1 << 20, &[&vec![b'x'; LINE_BYTES], b"\n"]);
         assert_eq!(log.len(), LINE_BYTES + 1);
+        let mut filter = OutputFilter::with_lines(100, 4);
+        let mut log = Vec::new();
+        filter.feed("abcéd\u{80}ef".as_bytes(), &mut log);
+        assert_eq!(String::from_utf8(log).unwrap(), "abc\néd\n\u{80}ef");
     }
 
     #[test]

@@ -7,10 +7,10 @@ use axum::extract::State;
 use axum::{Extension, Json as JsonAnswer};
 use futures::{StreamExt, TryStreamExt, stream};
 use pendula_engine::{Command, Reply};
+use pendula_model::Timestamp;
 use pendula_model::api::{AppliedJob, ApplyAction, ApplyRequest, ApplyResult};
 use pendula_model::app::App;
 use pendula_model::job::{Job, JobSpec};
-use pendula_model::{Invalid, Timestamp};
 use pendula_schedule::Plan;
 
 use super::body::Json;
@@ -34,7 +34,9 @@ pub(super) async fn apply_jobs(
     Json(request): Json<ApplyRequest>,
 ) -> Result<JsonAnswer<ApplyResult>, ApiError> {
     if request.jobs.len() > MOST {
-        return Err(ApiError::with(&INVALID_VALUE, format!("has {} jobs; at most {MOST}", request.jobs.len())).at("jobs"));
+        return Err(
+            ApiError::with(&INVALID_VALUE, format!("has {} jobs; at most {MOST}", request.jobs.len())).at("jobs")
+        );
     }
     check_unique(&request.jobs)?;
     let specs: Vec<_> = request.jobs.into_iter().map(Arc::new).collect();
@@ -52,7 +54,10 @@ pub(super) async fn apply_jobs(
 fn check_unique(jobs: &[JobSpec]) -> Result<(), ApiError> {
     let mut names = HashSet::with_capacity(jobs.len());
     match jobs.iter().position(|job| !names.insert(&job.name)) {
-        Some(position) => Err(ApiError::with(&INVALID_VALUE, "is the name of an earlier one too").at(format!("jobs[{position}].name"))),
+        Some(position) => {
+            Err(ApiError::with(&INVALID_VALUE, "is the name of an earlier one too")
+                .at(format!("jobs[{position}].name")))
+        }
         None => Ok(()),
     }
 }
@@ -83,7 +88,7 @@ fn check(app: &App, spec: &JobSpec, found: Option<&Job>, now: Timestamp) -> Resu
     if let Some(trigger) = spec.trigger.as_ref().filter(|_| !found.is_some_and(same_schedule)) {
         let plan = Plan::compile(trigger, now)?;
         if spec.enabled {
-            plan.check_future(now).map_err(|invalid: Invalid| invalid)?;
+            plan.check_future(now)?;
         }
     }
     Ok(())

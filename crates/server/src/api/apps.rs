@@ -10,43 +10,12 @@ use pendula_engine::{Command, Reply};
 use pendula_model::api::{AppCreate, AppUpdate, AppView, PageOf};
 use pendula_model::app::App;
 use pendula_store::JobFilter;
-use serde::Deserialize;
-use utoipa::IntoParams;
 
 use super::body::{Json, Query};
-use super::page::{self, Limit};
+use super::page::{Paging, page_of};
 use super::problem::*;
 use super::{Shared, unexpected, views};
 use crate::auth::Principal;
-
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(super) struct Paging {
-    /// `next_cursor` of the page before.
-    pub(super) cursor: Option<String>,
-    /// Items of a page: 1 to 1,000. Default 50.
-    #[serde(default)]
-    #[param(value_type = Option<u32>)]
-    pub(super) limit: Limit,
-}
-
-/// A page of a listing that is in memory as a whole, sorted by `key`.
-pub(super) fn page_of<T>(
-    listing: &str,
-    mut items: Vec<T>,
-    paging: &Paging,
-    key: impl Fn(&T) -> String,
-) -> Result<PageOf<T>, ApiError> {
-    let after: Option<String> = page::after(listing, paging.cursor.as_deref())?;
-    items.sort_by_key(&key);
-    if let Some(after) = after {
-        items.retain(|item| key(item) > after);
-    }
-    let more = items.len() > paging.limit.get();
-    items.truncate(paging.limit.get());
-    let next_cursor = items.last().filter(|_| more).map(|last| page::cursor(listing, key(last)));
-    Ok(PageOf { items, next_cursor })
-}
 
 /// The apps that the caller may see, by name.
 #[utoipa::path(get, path = "/api/v1/apps", tag = "apps", params(Paging),
@@ -73,7 +42,7 @@ pub(super) async fn create_app(State(api): State<Shared>, Json(app): Json<AppCre
     let partition = api.server.partitions.of_app_name(&name);
     match api.command(partition, Command::AppCreate { name, namespace, allow_scripts }).await? {
         Reply::App(app) => {
-            let location = format!("/api/v1/apps/{}", path_segment(&app.name));
+            let location = format!("/api/v1/apps/{}", views::path_segment(&app.name));
             Ok((StatusCode::CREATED, [(header::LOCATION, location)], JsonAnswer(views::app(app))).into_response())
         }
         reply => Err(unexpected(&reply)),
@@ -104,7 +73,10 @@ pub(super) async fn update_app(
 
 /// Deletes an app that has no jobs, with its tokens.
 #[utoipa::path(delete, path = "/api/v1/apps/{app}", tag = "apps", responses((status = 204, description = "It is gone.")))]
-pub(super) async fn delete_app(State(api): State<Shared>, Extension(app): Extension<App>) -> Result<StatusCode, ApiError> {
+pub(super) async fn delete_app(
+    State(api): State<Shared>,
+    Extension(app): Extension<App>,
+) -> Result<StatusCode, ApiError> {
     // The engine has only some jobs in memory, and the store refuses what slips through in between.
     let filter = JobFilter { app: Some(app.id), limit: 1, ..JobFilter::default() };
     if !api.server.store.jobs(filter).await?.items.is_empty() {
@@ -113,18 +85,4 @@ pub(super) async fn delete_app(State(api): State<Shared>, Extension(app): Extens
     api.command(app.partition, Command::AppDelete { app: app.id }).await?;
     api.server.auth.app_deleted(app.id);
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// A name as it stands in a path.
-pub(super) fn path_segment(name: &str) -> String {
-    use std::fmt::Write;
-    let mut segment = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            segment.push(char::from(byte));
-        } else {
-            write!(segment, "%{byte:02X}").expect("writing to a string does not fail");
-        }
-    }
-    segment
 }

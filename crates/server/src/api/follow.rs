@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::sse::Event;
+use pendula_model::Timestamp;
 use pendula_model::api::LogEvent;
 use pendula_model::instance::{Instance, InstanceState};
-use pendula_model::Timestamp;
 use tokio::sync::mpsc;
 
 use super::Shared;
@@ -22,6 +22,8 @@ use crate::logs::{Followed, News};
 
 /// How long the rest of a log is waited for after its attempt ended. Longer than a worker takes to send it.
 const GRACE: Duration = Duration::from_secs(5);
+/// The same for a log of which nothing came at all. Tasks that print nothing send no end of it either.
+const EMPTY_GRACE: Duration = Duration::from_millis(500);
 /// How often the store is looked at when there is no news: what the hub does not tell is seen no later than this.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Bytes read from the store at once.
@@ -123,8 +125,9 @@ impl Follower {
             if !complete {
                 let Some(ended_at) = self.ended_at(&instance).await? else { return Ok(Some(LOOK_AGAIN)) };
                 let waited = self.api.now().since(ended_at);
-                if waited < GRACE {
-                    return Ok(Some(GRACE - waited));
+                let grace = if self.at.offset == 0 { EMPTY_GRACE } else { GRACE };
+                if waited < grace {
+                    return Ok(Some(grace - waited));
                 }
             }
             self.at = self.at.next_attempt();
@@ -150,7 +153,8 @@ impl Follower {
     /// Sends what is stored of the current attempt's log; whether it is complete.
     async fn send_stored(&mut self) -> Result<bool, Cut> {
         loop {
-            let piece = logs::piece(&self.api, logs::key(&self.instance, self.at.attempt), self.at.offset, PIECE).await?;
+            let piece =
+                logs::piece(&self.api, logs::key(&self.instance, self.at.attempt), self.at.offset, PIECE).await?;
             let Piece { parts, next_offset, end } = piece;
             let moved = next_offset > self.at.offset;
             for part in parts {

@@ -148,7 +148,9 @@ async fn authorize(
     }
     if let Some(caller) = &caller {
         match guarded.guard {
-            Guard::App(permission) => permitted(caller, permission, request.extensions().get::<App>().map(|app| app.id))?,
+            Guard::App(permission) => {
+                permitted(caller, permission, request.extensions().get::<App>().map(|app| app.id))?
+            }
             Guard::Instance(permission) => {
                 permitted(caller, permission, request.extensions().get::<Instance>().map(|instance| instance.app))?;
             }
@@ -212,9 +214,12 @@ fn check_promises(guarded: &Guarded, request: &Request) -> Result<(), ApiError> 
     if !changes_something(request.method()) {
         return Ok(());
     }
-    let ignored = PROMISES.iter().find(|name| request.headers().contains_key(**name) && !guarded.headers.contains(**name));
+    let ignored =
+        PROMISES.iter().find(|name| request.headers().contains_key(**name) && !guarded.headers.contains(**name));
     match ignored {
-        Some(name) => Err(ApiError::with(&INVALID_HEADER, format!("`{name}` is not supported by this operation")).at(*name)),
+        Some(name) => {
+            Err(ApiError::with(&INVALID_HEADER, format!("`{name}` is not supported by this operation")).at(*name))
+        }
         None => Ok(()),
     }
 }

@@ -95,11 +95,10 @@ async fn scope(
 }
 
 fn states(text: &str) -> Result<Vec<InstanceState>, ApiError> {
-    let mut states: Vec<InstanceState> = text
-        .split(',')
-        .map(|word| word.trim().parse())
-        .collect::<Result<_, String>>()
-        .map_err(|message| ApiError::with(&INVALID_QUERY, message.chars().take(300).collect::<String>()).at("state"))?;
+    let mut states: Vec<InstanceState> =
+        text.split(',').map(|word| word.trim().parse()).collect::<Result<_, String>>().map_err(|message| {
+            ApiError::with(&INVALID_QUERY, message.chars().take(300).collect::<String>()).at("state")
+        })?;
     states.sort_unstable();
     states.dedup();
     Ok(states)

@@ -15,7 +15,6 @@ use pendula_store::JobFilter;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::apps::path_segment;
 use super::body::{Json, Query};
 use super::guard::JobName;
 use super::page::{self, Limit};
@@ -107,7 +106,9 @@ pub(super) async fn put_job(
     Json(spec): Json<JobSpec>,
 ) -> Result<Response, ApiError> {
     if spec.name != name {
-        return Err(ApiError::with(&INVALID_VALUE, "differs from the name in the path; a job keeps its name").at("name"));
+        return Err(
+            ApiError::with(&INVALID_VALUE, "differs from the name in the path; a job keeps its name").at("name")
+        );
     }
     let expected = match expectation(&headers)? {
         Expectation::None => None,
@@ -271,7 +272,8 @@ async fn save(api: &Shared, app: App, spec: JobSpec, expected_version: Option<u6
 
 fn shown(app: &App, job: Job, status: StatusCode) -> Response {
     let etag = format!("\"{}\"", job.version);
-    let location = format!("/api/v1/apps/{}/jobs/{}", path_segment(&app.name), path_segment(&job.spec.name));
+    let location =
+        format!("/api/v1/apps/{}/jobs/{}", views::path_segment(&app.name), views::path_segment(&job.spec.name));
     let body = JsonAnswer(views::job(&app.name, job));
     if status == StatusCode::CREATED {
         (status, [(header::ETAG, etag), (header::LOCATION, location)], body).into_response()

@@ -279,6 +279,7 @@ mod tests {
         assert_eq!(last_lines(&read(0, b"a\nb\n", &[]), 9), 0);
         assert_eq!(last_lines(&read(0, b"", &[]), 9), 0);
         assert_eq!(last_lines(&read(100, b"lf of a line\nb\n", &[]), 9), 113);
-        assert_eq!(last_lines(&read(0, b"a\nb\n", &[(2, 10)]), 1), 12);
+        // What was lost may have been the beginning of the line.
+        assert_eq!(last_lines(&read(0, b"a\nb\n", &[(2, 10)]), 1), 2);
     }
 }

@@ -5,25 +5,25 @@
 //! errors. Reads go to the store, never through the engine; changes go to the engine, never to the store (but for
 //! tokens, which no partition owns).
 
+mod apply;
+mod apps;
+mod body;
+mod follow;
 mod guard;
+mod instances;
+mod jobs;
+mod log_download;
+mod logs;
+mod names;
+mod page;
 mod problem;
 mod refusals;
 mod routes;
-mod body;
-mod page;
-mod names;
-mod views;
-mod server;
-mod apps;
-mod jobs;
-mod apply;
 mod runs;
-mod instances;
-mod logs;
-mod follow;
-mod log_download;
-mod workers;
+mod server;
 mod tokens;
+mod views;
+mod workers;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -61,7 +61,8 @@ type Shared = Arc<Api>;
 pub fn router(state: ServerState) -> axum::Router {
     let openapi = serde_json::to_vec(&document()).expect("the document is plain JSON").into();
     let api = Arc::new(Api { server: state, names: names::Names::default(), openapi });
-    let header = |name: HeaderName, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
+    let header =
+        |name: HeaderName, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
     routes::router(&api)
         .fallback(async || ApiError::new(&NO_SUCH_ROUTE))
         .method_not_allowed_fallback(async || ApiError::new(&METHOD_NOT_ALLOWED))

@@ -2,8 +2,10 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use pendula_model::api::PageOf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use utoipa::IntoParams;
 
 use super::problem::*;
 
@@ -50,6 +52,35 @@ pub(super) fn after<T: DeserializeOwned>(listing: &str, cursor: Option<&str>) ->
         Ok((of, last)) if of == listing => Ok(Some(last)),
         _ => Err(ApiError::new(&INVALID_CURSOR)),
     }
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Paging {
+    /// `next_cursor` of the page before.
+    pub(super) cursor: Option<String>,
+    /// Items of a page: 1 to 1,000. Default 50.
+    #[serde(default)]
+    #[param(value_type = Option<u32>)]
+    pub(super) limit: Limit,
+}
+
+/// A page of a listing that is in memory as a whole, sorted by `key`.
+pub(super) fn page_of<T>(
+    listing: &str,
+    mut items: Vec<T>,
+    paging: &Paging,
+    key: impl Fn(&T) -> String,
+) -> Result<PageOf<T>, ApiError> {
+    let last: Option<String> = after(listing, paging.cursor.as_deref())?;
+    items.sort_by_key(&key);
+    if let Some(last) = last {
+        items.retain(|item| key(item) > last);
+    }
+    let more = items.len() > paging.limit.get();
+    items.truncate(paging.limit.get());
+    let next_cursor = items.last().filter(|_| more).map(|last| cursor(listing, key(last)));
+    Ok(PageOf { items, next_cursor })
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter, UtoipaMethodRouterE
 use utoipa_axum::routes;
 
 use super::guard::{self, Guard, Guarded};
-use super::{Shared, apps, instances, jobs, log_download, logs, apply, runs, server, tokens, workers};
+use super::{Shared, apply, apps, instances, jobs, log_download, logs, runs, server, tokens, workers};
 use crate::auth::Permission::*;
 
 /// Bytes of a body, unless the route says otherwise: more than any definition needs.
@@ -121,7 +121,9 @@ pub(super) fn router(api: &Shared) -> axum::Router<Shared> {
         let (_, path, operation) = operation(&mut route.operation);
         let guarded = Arc::new(Guarded::new(api.clone(), route.guard, operation));
         let methods = route.operation.map(|methods| {
-            methods.layer(DefaultBodyLimit::max(route.body_bytes)).route_layer(from_fn_with_state(guarded, guard::check))
+            methods
+                .layer(DefaultBodyLimit::max(route.body_bytes))
+                .route_layer(from_fn_with_state(guarded, guard::check))
         });
         router = router.route(&path, methods.2);
     }
@@ -152,7 +154,8 @@ fn describe(route: &mut Route) {
     let body_bytes = route.body_bytes;
     let (_, path, operation) = operation(&mut route.operation);
     let parameters = operation.parameters.get_or_insert_default();
-    parameters.retain(|parameter| !matches!(parameter, RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Path));
+    parameters
+        .retain(|parameter| !matches!(parameter, RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Path));
     for name in path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')) {
         let mut parameter = Parameter::new(name);
         parameter.parameter_in = ParameterIn::Path;

@@ -143,7 +143,8 @@ fn request(app: AppId, job: &str, run: RunJob, now: Timestamp) -> Result<RunRequ
     let due_at = match (&run.delay, run.due_at) {
         (Some(_), Some(_)) => return Err(ApiError::with(&INVALID_VALUE, "excludes `due_at`").at("delay")),
         (Some(delay), None) => {
-            let delay = duration::parse(delay).map_err(|message| ApiError::with(&INVALID_VALUE, message).at("delay"))?;
+            let delay =
+                duration::parse(delay).map_err(|message| ApiError::with(&INVALID_VALUE, message).at("delay"))?;
             Some(now.plus(delay))
         }
         (None, due_at) => due_at,

@@ -1,5 +1,6 @@
 //! The server itself: whether it lives, is ready, how it does; who the caller is; the API's own description.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -7,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json as JsonAnswer};
 use http::{StatusCode, header};
 use pendula_model::Timestamp;
-use pendula_model::api::{NextFires, StatusView, StoreView, WhoAmI};
+use pendula_model::api::{ListenerView, NextFires, StatusView, StoreView, WhoAmI};
 use pendula_model::trigger::Trigger;
 use pendula_schedule::Plan;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ use super::page::Limit;
 use super::problem::ApiError;
 use super::{Shared, views};
 use crate::auth::Principal;
+use crate::config::Database;
 use crate::metrics::Metrics;
 
 /// Whether the process lives. Says nothing about whether it can work.
@@ -41,8 +43,18 @@ pub(super) struct Readiness {
 ))]
 pub(super) async fn readyz(State(api): State<Shared>) -> Response {
     let ready = api.server.health.is_ready();
+    let mut problems = api.server.health.problems();
+    problems.extend(api.server.listeners.iter().filter(|listener| is_exposed(listener)).map(|listener| {
+        format!("listener {}: tokens and logs travel in the clear, because it has no TLS", listener.name)
+    }));
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, JsonAnswer(Readiness { ready, problems: api.server.health.problems() })).into_response()
+    (status, JsonAnswer(Readiness { ready, problems })).into_response()
+}
+
+/// Whether others than this machine may listen in.
+fn is_exposed(listener: &ListenerView) -> bool {
+    let is_local = listener.address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback());
+    !listener.tls && !is_local
 }
 
 /// All metrics, in the OpenMetrics text format.
@@ -83,7 +95,10 @@ pub(super) async fn status(State(api): State<Shared>) -> Result<JsonAnswer<Statu
     let partitions = server.partitions.status();
     let mut problems = server.health.problems();
     problems.extend(store.faults.iter().map(|fault| format!("store: {fault}")));
-    problems.dedup();
+    problems.extend(server.config.warnings.iter().map(|warning| format!("config: {warning}")));
+    let kind = match server.config.database {
+        Database::Sqlite { .. } => "sqlite",
+    };
     Ok(JsonAnswer(StatusView {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_at: server.started_at,
@@ -91,7 +106,7 @@ pub(super) async fn status(State(api): State<Shared>) -> Result<JsonAnswer<Statu
         ready: server.health.is_ready(),
         problems,
         listeners: server.listeners.to_vec(),
-        store: StoreView { kind: "sqlite".to_owned(), schema: store.schema, bytes: store.bytes },
+        store: StoreView { kind: kind.to_owned(), schema: store.schema, bytes: store.bytes },
         partitions_owned: partitions.owned,
         partitions_total: partitions.total,
         workers: u32::try_from(partitions.gauges.sessions).unwrap_or(u32::MAX),

@@ -8,8 +8,8 @@ use pendula_model::api::{PageOf, TokenCreate, TokenKind, TokenView};
 use pendula_model::token::Scope;
 use pendula_model::{AppId, Timestamp, TokenId, duration, limits};
 
-use super::apps::{Paging, page_of};
 use super::body::{Json, Query};
+use super::page::{Paging, page_of};
 use super::problem::*;
 use super::{Shared, views};
 use crate::auth;
@@ -32,7 +32,10 @@ pub(super) async fn list_tokens(
 /// Creates a token. The answer is the only place where its secret ever appears.
 #[utoipa::path(post, path = "/api/v1/tokens", tag = "tokens", request_body = TokenCreate,
     responses((status = 201, description = "The token with its secret.", body = TokenView)))]
-pub(super) async fn create_token(State(api): State<Shared>, Json(wanted): Json<TokenCreate>) -> Result<Response, ApiError> {
+pub(super) async fn create_token(
+    State(api): State<Shared>,
+    Json(wanted): Json<TokenCreate>,
+) -> Result<Response, ApiError> {
     limits::check_name("name", &wanted.name)?;
     if wanted.name == auth::CONFIGURED {
         return Err(ApiError::with(&INVALID_VALUE, "is reserved for the token that is configured").at("name"));

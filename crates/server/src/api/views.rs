@@ -3,7 +3,9 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use pendula_engine::input::WorkerStatus;
-use pendula_model::api::{AppView, AttemptView, InstanceView, JobView, ResultView, TaskView, TokenKind, TokenView, WorkerView};
+use pendula_model::api::{
+    AppView, AttemptView, InstanceView, JobView, ResultView, TaskView, TokenKind, TokenView, WorkerView,
+};
 use pendula_model::app::App;
 use pendula_model::instance::{Instance, PastAttempt, Payload};
 use pendula_model::job::Job;
@@ -124,8 +126,7 @@ pub(super) fn placement(json: Option<&str>) -> Option<serde_json::Value> {
 }
 
 fn result(payload: &Payload) -> ResultView {
-    let mut view =
-        ResultView { content_type: payload.content_type.clone(), json: None, text: None, base64: None };
+    let mut view = ResultView { content_type: payload.content_type.clone(), json: None, text: None, base64: None };
     match std::str::from_utf8(&payload.bytes) {
         Ok(text) => match serde_json::from_str(text) {
             Ok(json) if payload.content_type == "application/json" => view.json = Some(json),
@@ -178,4 +179,18 @@ pub(super) fn token(names: &Known, token: Token) -> TokenView {
         expires_at: token.expires_at,
         secret: None,
     }
+}
+
+/// A name as it stands in a path.
+pub(super) fn path_segment(name: &str) -> String {
+    use std::fmt::Write;
+    let mut segment = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            segment.push(char::from(byte));
+        } else {
+            write!(segment, "%{byte:02X}").expect("writing to a string does not fail");
+        }
+    }
+    segment
 }

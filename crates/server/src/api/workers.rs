@@ -7,9 +7,9 @@ use pendula_engine::{Command, Reply};
 use pendula_model::api::{PageOf, WorkerView};
 use pendula_model::app::App;
 
-use super::apps::{Paging, page_of};
 use super::body::Query;
 use super::guard::WorkerName;
+use super::page::{Paging, page_of};
 use super::problem::ApiError;
 use super::{Shared, unexpected, views};
 

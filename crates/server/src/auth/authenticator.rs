@@ -145,7 +145,8 @@ impl Authenticator {
                 return "its token has expired";
             }
             // Bounded, because the wall clock that decides may jump.
-            let pause = principal.expires_at.map_or(Duration::from_secs(60), |at| at.since(now)).min(Duration::from_secs(60));
+            let pause =
+                principal.expires_at.map_or(Duration::from_secs(60), |at| at.since(now)).min(Duration::from_secs(60));
             tokio::select! {
                 news = revocations.recv() => match news {
                     Ok(Revoked::Token(id)) if id == principal.token_id => return "its token was revoked",

@@ -15,7 +15,7 @@ const FIRST: &str = "first admin";
 /// Why the server must not start.
 #[derive(Debug, thiserror::Error)]
 pub enum BootstrapError {
-    #[error("the configured admin token is refused: {0}")]
+    #[error("PENDULA_ADMIN_TOKEN is refused")]
     Weak(#[from] WeakSecret),
     #[error("reading or writing tokens")]
     Store(#[from] StoreError),

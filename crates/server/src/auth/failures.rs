@@ -35,7 +35,8 @@ impl Failures {
     /// How long the peer has to wait before it may fail again.
     pub(super) fn blocked(&self, peer: IpAddr, now: Instant) -> Option<Duration> {
         let peers = self.peers.lock().expect("nothing panics while it holds this lock");
-        let recent = peers.get(&network(peer)).or_else(|| (peers.len() >= PEERS).then(|| peers.get(&OTHERS)).flatten())?;
+        let recent =
+            peers.get(&network(peer)).or_else(|| (peers.len() >= PEERS).then(|| peers.get(&OTHERS)).flatten())?;
         let over = recent.at(now) - BURST + 1.0;
         (over > 0.0).then(|| Duration::from_secs_f64((over / FORGIVEN_PER_SECOND).ceil()))
     }

@@ -16,8 +16,18 @@ const FEWEST_DIFFERENT: usize = 10;
 /// Defaults of other schedulers and what people type when asked for a password. All would be too short anyway; they are
 /// named so that the message says why.
 const KNOWN: [&str; 12] = [
-    "powerjob_admin", "default_token", "powerjob", "dolphinscheduler123", "admin", "admin123", "password", "secret", "changeme",
-    "pendula", "123456", "12345678",
+    "powerjob_admin",
+    "default_token",
+    "powerjob",
+    "dolphinscheduler123",
+    "admin",
+    "admin123",
+    "password",
+    "secret",
+    "changeme",
+    "pendula",
+    "123456",
+    "12345678",
 ];
 
 /// The secret of a token. It is shown once, to the person who asked for it, and stored only as its hash.
@@ -55,7 +65,9 @@ impl Secret {
         let mut different: Vec<u8> = text.bytes().collect();
         different.sort_unstable();
         different.dedup();
-        if different.len() < FEWEST_DIFFERENT || KNOWN.iter().any(|known| lower.replace(known, "").len() < SHORTEST_CONFIGURED / 2) {
+        if different.len() < FEWEST_DIFFERENT
+            || KNOWN.iter().any(|known| lower.replace(known, "").len() < SHORTEST_CONFIGURED / 2)
+        {
             return Err(WeakSecret::Guessable);
         }
         Ok(Secret(text.to_owned()))

@@ -158,7 +158,7 @@ impl Config {
             advertise: raw.get("advertise", values::address)?,
             database: raw.need("database", values::database)?,
             database_cache: raw.need("database_cache", values::size(1 << 20..=64 << 30))?,
-            admin_token: raw.get("admin_token", values::text)?,
+            admin_token: raw.get("admin_token", values::secret)?,
             partitions: raw.need("partitions", values::number(1..=1024))? as u16,
             retention: raw.need("retention", values::duration(second, day * 36_600))?,
             shutdown_within: raw.need("shutdown_within", values::duration(Duration::ZERO, second * 3600))?,

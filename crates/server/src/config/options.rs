@@ -66,11 +66,7 @@ pub const OPTIONS: &[Opt] = &[
         "How many parts the work is split into, 1 to 1024. Counts when the database is made and is fixed from then on.\n\
          An app's jobs share one partition, so more of them spread more apps over more loops.",
     ),
-    option(
-        "retention",
-        "30d",
-        "How long ended instances and their logs are kept unless their job says otherwise.",
-    ),
+    option("retention", "30d", "How long ended instances and their logs are kept unless their job says otherwise."),
     option(
         "shutdown_within",
         "10s",
@@ -108,11 +104,7 @@ pub const OPTIONS: &[Opt] = &[
     ),
     option("limits.connections", "20000", "Connections that are open at once. Further ones are closed at once."),
     option("limits.sessions", "10000", "Workers that are connected at once."),
-    option(
-        "limits.header_timeout",
-        "10s",
-        "How long a client may take for TLS and for the head of a request.",
-    ),
+    option("limits.header_timeout", "10s", "How long a client may take for TLS and for the head of a request."),
     option("log.format", "text", "How the server's own log lines look: text or json."),
     option(
         "log.filter",

@@ -33,9 +33,8 @@ impl ConfigSources {
     /// `file` and `flags`, and this process's environment.
     pub fn of_process(file: Option<PathBuf>, flags: Flags) -> Self {
         // What is not UTF-8 is none of ours.
-        let environment = std::env::vars_os().filter_map(|(key, value)| {
-            Some((key.into_string().ok()?, value.into_string().ok()?))
-        });
+        let environment =
+            std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
         ConfigSources { file, environment: environment.collect(), flags }
     }
 }

@@ -15,7 +15,8 @@ fn refusal(toml: &str) -> String {
 #[test]
 fn defaults_yield_to_file_environment_and_flags_in_this_order() {
     let toml = "listen = '0.0.0.0:1'\nretention = '7d'\n[log]\nformat = 'json'\n[limits]\nsessions = 5";
-    let flags = Flags { listen: Some("[::1]:3".to_owned()), set: vec!["database_cache=1MiB".to_owned()], ..Flags::default() };
+    let flags =
+        Flags { listen: Some("[::1]:3".to_owned()), set: vec!["database_cache=1MiB".to_owned()], ..Flags::default() };
     let environment = [("PENDULA_LISTEN", "127.0.0.1:2"), ("PENDULA_LOG_FORMAT", "TEXT"), ("HOME", "/")];
     let config = load(toml, &environment, flags).expect("all good");
     assert_eq!(config.listen, "[::1]:3");
@@ -66,7 +67,13 @@ fn s5_1_every_spelling_is_normalised_or_refused_with_file_key_value_and_what_is_
         let refused = refusal(&format!("database = '{spelling}'"));
         assert!(refused.contains("sqlite:DIRECTORY") && !refused.contains("hunter2"), "{refused}");
     }
-    for toml in ["retention = 30", "retention = '30'", "retention = '-1d'", "database_cache = '4 parsecs'", "database_cache = 1"] {
+    for toml in [
+        "retention = 30",
+        "retention = '30'",
+        "retention = '-1d'",
+        "database_cache = '4 parsecs'",
+        "database_cache = 1",
+    ] {
         assert!(refusal(toml).contains("write a"), "{toml}");
     }
 }
@@ -89,14 +96,22 @@ fn unknown_options_are_errors_that_name_the_nearest() {
     for variable in ["PENDULA_LISTN", "PENDULA_LOG_FROMAT"] {
         assert!(load("", &[(variable, "x")], Flags::default()).is_err(), "{variable}");
     }
-    let foreign = [("PENDULA_TOKEN", "x"), ("PENDULA_SERVICE_HOST", "10.0.0.1"), ("PENDULA_PORT", "tcp://10.0.0.1:7700")];
+    let foreign =
+        [("PENDULA_TOKEN", "x"), ("PENDULA_SERVICE_HOST", "10.0.0.1"), ("PENDULA_PORT", "tcp://10.0.0.1:7700")];
     let config = load("", &foreign, Flags::default()).expect("these come from elsewhere");
     assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
 }
 
 #[test]
 fn what_is_shown_can_be_loaded_and_has_no_secret() {
-    let flags = Flags { set: vec!["admin_token=s3cr3t-s3cr3t".to_owned(), "tls.cert=c'\"\\.pem".to_owned(), "tls.key=k".to_owned()], ..Flags::default() };
+    let flags = Flags {
+        set: vec![
+            "admin_token=s3cr3t-0a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p".to_owned(),
+            "tls.cert=c'\"\\.pem".to_owned(),
+            "tls.key=k".to_owned(),
+        ],
+        ..Flags::default()
+    };
     let config = load("limits.sessions = 7", &[], flags).expect("all good");
     let shown = config.to_toml_documented();
     assert!(!shown.contains("s3cr3t") && !format!("{config:?}").contains("s3cr3t"), "{shown}");
@@ -104,6 +119,14 @@ fn what_is_shown_can_be_loaded_and_has_no_secret() {
     assert_eq!((again.limits, again.tls), (config.limits, config.tls));
     for option in OPTIONS {
         assert!(!option.doc.is_empty() && shown.contains(&option.variable()), "{}", option.key);
+    }
+}
+
+#[test]
+fn sec_2_a_weak_admin_token_is_refused_and_not_repeated() {
+    for weak in ["123456", "default_token", "powerjob_admin", "hunter2-hunter2"] {
+        let refused = load("", &[("PENDULA_ADMIN_TOKEN", weak)], Flags::default()).expect_err(weak).to_string();
+        assert!(refused.contains("PENDULA_ADMIN_TOKEN") && !refused.contains(weak), "{refused}");
     }
 }
 

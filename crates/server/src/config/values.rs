@@ -9,9 +9,16 @@ use std::time::Duration;
 use pendula_model::duration;
 
 use super::Database;
+use crate::auth::Secret;
 
 pub(super) fn text(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("it must not be empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+/// A secret of one's own, which must not be guessable.
+pub(super) fn secret(text: &str) -> Result<String, String> {
+    let strong = Secret::configured(text).map_err(|weak| weak.to_string())?;
+    Ok(strong.reveal().to_owned())
 }
 
 pub(super) fn path(path: &str) -> Result<PathBuf, String> {
@@ -59,7 +66,8 @@ pub(super) fn number(range: RangeInclusive<u32>) -> impl Fn(&str) -> Result<u32,
 /// Bytes, with or without a unit.
 pub(super) fn size(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<u64, String> {
     move |text| {
-        let allowed = || format!("write a size from {} to {}, as 512KiB or 4MiB", shown(*range.start()), shown(*range.end()));
+        let allowed =
+            || format!("write a size from {} to {}, as 512KiB or 4MiB", shown(*range.start()), shown(*range.end()));
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let unit: u64 = match text[digits.len()..].to_ascii_lowercase().as_str() {
             "" | "b" => 1,

@@ -19,9 +19,18 @@ const INBOX: usize = 4096;
 pub(crate) enum Message {
     Input(Input),
     /// A worker's session, and where to put what is for it.
-    Connected { hello: Box<WorkerHello>, outbox: Arc<Outbox> },
-    Command { command: Command, answer: oneshot::Sender<Answer> },
-    Commands { commands: Vec<Command>, answer: oneshot::Sender<Vec<Answer>> },
+    Connected {
+        hello: Box<WorkerHello>,
+        outbox: Arc<Outbox>,
+    },
+    Command {
+        command: Command,
+        answer: oneshot::Sender<Answer>,
+    },
+    Commands {
+        commands: Vec<Command>,
+        answer: oneshot::Sender<Vec<Answer>>,
+    },
 }
 
 pub(crate) type Answer = Result<Reply, CommandError>;

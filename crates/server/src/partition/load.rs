@@ -1,7 +1,6 @@
 //! What the engine asks the store for, read until it is there.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use pendula_engine::{Fact, Input, Need};
@@ -9,27 +8,29 @@ use pendula_model::job::Job;
 use pendula_model::{PartitionId, Timestamp};
 use pendula_store::{Store, StoreError};
 
+use super::owner::Owner;
+
 /// Jobs per page of schedules.
 const PAGE: usize = 5_000;
 /// Reads at once for one question.
 const AT_ONCE: usize = 16;
 
 /// Answers all of `needs`, however long the store takes.
-pub(super) async fn facts(store: Arc<dyn Store>, needs: Vec<Need>) -> Input {
-    let facts = insist("reading for the engine", || async {
-        let reads = needs.iter().cloned().map(|need| fact(store.as_ref(), need));
+pub(super) async fn facts(owner: Arc<Owner>, needs: Vec<Need>) -> Input {
+    let facts = owner.insist("reading for the engine", || async {
+        let reads = needs.iter().cloned().map(|need| fact(owner.store.as_ref(), need));
         futures::stream::iter(reads).buffered(AT_ONCE).try_collect::<Vec<Fact>>().await
     });
     Input::Loaded(facts.await)
 }
 
 /// All jobs of `partition` whose next fire lies before `until`.
-pub(super) async fn schedules(store: Arc<dyn Store>, partition: PartitionId, until: Timestamp) -> Input {
-    let jobs = insist("reading schedules", || async {
+pub(super) async fn schedules(owner: Arc<Owner>, partition: PartitionId, until: Timestamp) -> Input {
+    let jobs = owner.insist("reading schedules", || async {
         let mut jobs: Vec<Job> = Vec::new();
         loop {
             let after = jobs.last().and_then(|job| Some((job.schedule.next_fire?, job.id)));
-            let page = store.jobs_due(partition, until, after, PAGE).await?;
+            let page = owner.store.jobs_due(partition, until, after, PAGE).await?;
             let is_last = page.len() < PAGE;
             jobs.extend(page);
             if is_last {
@@ -55,20 +56,4 @@ async fn fact(store: &dyn Store, need: Need) -> Result<Fact, StoreError> {
             Fact::Idempotency { need, instance }
         }
     })
-}
-
-/// Repeats a read until it succeeds, ever more slowly. The engine holds what depends on it; whoever waits is told so
-/// by their deadline.
-pub(super) async fn insist<T, F: Future<Output = Result<T, StoreError>>>(what: &str, read: impl Fn() -> F) -> T {
-    let mut pause = Duration::from_millis(50);
-    loop {
-        match read().await {
-            Ok(found) => return found,
-            Err(error) => {
-                tracing::warn!(%error, retry_in_ms = pause.as_millis() as u64, "{what} failed");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(30));
-            }
-        }
-    }
 }

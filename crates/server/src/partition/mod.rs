@@ -4,12 +4,12 @@
 //! perform. [`handle`] is how everyone else reaches it.
 
 mod handle;
-mod owner;
-mod rounds;
-mod replies;
 mod load;
+mod owner;
+mod replies;
+mod rounds;
 mod time;
 
-pub use handle::{CommandError, Partitions, PartitionsStatus};
 pub(crate) use handle::Message;
+pub use handle::{CommandError, Partitions, PartitionsStatus};
 pub(crate) use owner::{Owner, start};

@@ -3,10 +3,12 @@
 //! A refused commit means that our memory is not what the store has. Then everything about the partition is dropped
 //! (callers are told to try again, workers reconnect and announce what they hold) and the next claim begins afresh.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt;
 use pendula_engine::Settings;
 use pendula_store::{Store, StoreError};
 use tokio::sync::watch;
@@ -14,8 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::handle::{CommandError, Mailbox, Message};
-use super::load::insist;
+use super::handle::{CommandError, Mailbox, Message, Standing};
 use super::rounds::{Ended, Rounds};
 use crate::clock::Clock;
 use crate::health::Health;
@@ -50,7 +51,7 @@ pub(crate) struct Owner {
 /// Starts a loop for each mailbox, on `tasks`.
 pub(crate) fn start(owner: Arc<Owner>, mailboxes: Vec<Mailbox>, tasks: &TaskTracker) {
     owner.missing.store(mailboxes.len(), Ordering::Release);
-    owner.health.broken("partitions", "they are being loaded");
+    owner.health.not_yet("partitions", "they are being loaded");
     for mailbox in mailboxes {
         tasks.spawn(keep(owner.clone(), mailbox));
     }
@@ -61,28 +62,22 @@ async fn keep(owner: Arc<Owner>, mut mailbox: Mailbox) {
     let partition = mailbox.partition;
     let mut pause = FIRST_PAUSE;
     loop {
-        let stop = owner.stop.clone();
-        let Some(mut rounds) = stop.run_until_cancelled(claim(&owner, &mailbox)).await else { break };
-        owner.has(&mailbox, true);
         let since = Instant::now();
-        let ended = rounds.run(&mut mailbox).await;
-        owner.has(&mailbox, false);
-        match ended {
-            Ended::Stopped => {
-                rounds.give_up(STOPPING, &tonic::Status::unavailable(STOPPING));
-                break;
-            }
-            Ended::Refused(error) => {
-                owner.metrics.partition_reloaded();
-                tell(&error, &mailbox);
-                let farewell = tonic::Status::aborted("the partition moved; connect again at once");
-                rounds.give_up("its state is being read again", &farewell);
+        // A panic is a bug of ours, and is kept to the partition that met it.
+        match AssertUnwindSafe(own(&owner, &mut mailbox)).catch_unwind().await {
+            Ok(Ended::Stopped) => break,
+            Ok(Ended::Refused(error)) => tell(&error, &mailbox),
+            Err(panic) => {
+                let what = panic.downcast_ref::<String>().map(String::as_str);
+                let what = what.or_else(|| panic.downcast_ref::<&str>().copied());
+                tracing::error!(%partition, what, "a partition panicked; reading it again");
             }
         }
+        owner.metrics.partition_reloaded();
         if since.elapsed() >= WELL_AFTER {
             pause = FIRST_PAUSE;
         }
-        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+        if owner.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
             break;
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -91,9 +86,44 @@ async fn keep(owner: Arc<Owner>, mut mailbox: Mailbox) {
     tracing::debug!(%partition, "partition stopped");
 }
 
+/// One claim and what follows it.
+async fn own(owner: &Arc<Owner>, mailbox: &mut Mailbox) -> Ended {
+    let Some(mut rounds) = owner.stop.run_until_cancelled(claim(owner, mailbox)).await else { return Ended::Stopped };
+    let _owned = Owned::new(owner, mailbox.standing.clone());
+    let ended = rounds.run(mailbox).await;
+    if let Ended::Stopped = ended {
+        rounds.let_go(STOPPING, &tonic::Status::unavailable(STOPPING));
+    }
+    ended
+}
+
+/// Shows that the partition is owned, for as long as it lives.
+struct Owned<'a> {
+    owner: &'a Owner,
+    standing: Arc<Standing>,
+}
+
+impl<'a> Owned<'a> {
+    fn new(owner: &'a Owner, standing: Arc<Standing>) -> Self {
+        standing.set_owned(true);
+        if owner.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
+            owner.health.recovered("partitions");
+        }
+        Owned { owner, standing }
+    }
+}
+
+impl Drop for Owned<'_> {
+    fn drop(&mut self) {
+        self.standing.set_owned(false);
+        self.owner.missing.fetch_add(1, Ordering::AcqRel);
+        self.owner.health.not_yet("partitions", "some are being read again");
+    }
+}
+
 async fn claim(owner: &Arc<Owner>, mailbox: &Mailbox) -> Rounds {
     let partition = mailbox.partition;
-    let (epoch, snapshot) = insist("claiming a partition", || async {
+    let claimed = owner.insist("claiming a partition", || async {
         let started = Instant::now();
         let epoch = owner.store.partition_claim(partition, &owner.name, owner.clock.now()).await?;
         owner.metrics.store_took("claim", started.elapsed());
@@ -101,8 +131,8 @@ async fn claim(owner: &Arc<Owner>, mailbox: &Mailbox) -> Rounds {
         let snapshot = owner.store.partition_load(partition).await?;
         owner.metrics.store_took("load", started.elapsed());
         Ok((epoch, snapshot))
-    })
-    .await;
+    });
+    let (epoch, snapshot) = claimed.await;
     tracing::debug!(
         %partition,
         epoch = epoch.0,
@@ -114,17 +144,28 @@ async fn claim(owner: &Arc<Owner>, mailbox: &Mailbox) -> Rounds {
 }
 
 impl Owner {
-    fn has(&self, mailbox: &Mailbox, owned: bool) {
-        mailbox.standing.set_owned(owned);
-        let missing = if owned {
-            self.missing.fetch_sub(1, Ordering::AcqRel) - 1
-        } else {
-            self.missing.fetch_add(1, Ordering::AcqRel) + 1
-        };
-        if missing == 0 {
-            self.health.recovered("partitions");
-        } else {
-            self.health.broken("partitions", "some are being loaded");
+    /// Repeats a read until it succeeds, ever more slowly. What depends on it waits; whoever waits for that is told by
+    /// their deadline.
+    pub(super) async fn insist<T, F: Future<Output = Result<T, StoreError>>>(
+        &self,
+        what: &str,
+        read: impl Fn() -> F,
+    ) -> T {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match read().await {
+                Ok(found) => {
+                    if pause > FIRST_PAUSE {
+                        self.health.recovered("store");
+                    }
+                    return found;
+                }
+                Err(error) => {
+                    self.health.broken("store", format!("{what}: {error}"));
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
         }
     }
 }

@@ -37,6 +37,8 @@ const TAKEN_AT_ONCE: usize = 256;
 const GATHERED: usize = 8_192;
 /// Even a loop without anything to do shows this often that it lives.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
+/// How often the gauges and the last tick are brought up to date, at most.
+const SHOWN_EVERY: Duration = Duration::from_millis(50);
 /// How often the store is asked to try a batch again, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -54,6 +56,8 @@ pub(super) struct Rounds {
     partition: PartitionId,
     epoch: Epoch,
     tick: Tick,
+    /// Not before this is anything shown again.
+    show_next: Instant,
     engine: Partition,
     time: PartitionTime,
     replies: Replies,
@@ -96,6 +100,7 @@ impl Rounds {
             partition,
             epoch,
             tick,
+            show_next: Instant::now(),
             engine,
             time,
             replies: Replies::default(),
@@ -112,7 +117,7 @@ impl Rounds {
     pub(super) async fn run(&mut self, mailbox: &mut Mailbox) -> Ended {
         let stop = self.owner.stop.clone();
         let mut clock_jumps = self.owner.clock_jumps.clone();
-        let mut messages = Vec::with_capacity(TAKEN_AT_ONCE);
+        let mut messages = Vec::new();
         let timer = tokio::time::sleep(Duration::ZERO);
         tokio::pin!(timer);
         loop {
@@ -161,7 +166,7 @@ impl Rounds {
     }
 
     /// Lets go of callers, who are to try again, and of workers, who are to connect again.
-    pub(super) fn give_up(&mut self, why: &'static str, farewell: &tonic::Status) {
+    pub(super) fn let_go(&mut self, why: &'static str, farewell: &tonic::Status) {
         self.count(Gauges::default());
         for outbox in self.sessions.values() {
             outbox.close(farewell.clone());
@@ -226,7 +231,9 @@ impl Rounds {
 
     /// When the loop must look up again.
     fn wakeup(&mut self) -> Instant {
-        let latest = Instant::now() + LONGEST_SLEEP;
+        let now = Instant::now();
+        // What this round did is shown soon, and then the loop may sleep.
+        let latest = if now < self.show_next { self.show_next } else { now + LONGEST_SLEEP };
         match self.engine.next_wakeup() {
             Some(at) => self.time.instant(at).min(latest),
             None => latest,
@@ -253,10 +260,10 @@ impl Rounds {
                     }
                 }
                 Effect::Load(needs) => {
-                    self.loads.spawn(load::facts(self.owner.store.clone(), needs));
+                    self.loads.spawn(load::facts(self.owner.clone(), needs));
                 }
                 Effect::LoadSchedules { until } => {
-                    self.loads.spawn(load::schedules(self.owner.store.clone(), self.partition, until));
+                    self.loads.spawn(load::schedules(self.owner.clone(), self.partition, until));
                 }
                 Effect::Observed(observation) => {
                     self.owner.metrics.observe(&observation);
@@ -285,8 +292,13 @@ impl Rounds {
         }
     }
 
-    /// Lets others see that the loop lives and what it holds.
+    /// Lets others see that the loop lives and what it holds; not in every round of a busy loop.
     fn show(&mut self) {
+        let now = Instant::now();
+        if now < self.show_next {
+            return;
+        }
+        self.show_next = now + SHOWN_EVERY;
         self.count(self.engine.gauges());
         self.tick.at(self.time.now());
     }
@@ -294,6 +306,14 @@ impl Rounds {
     fn count(&self, gauges: Gauges) {
         let before = self.standing.set_gauges(gauges);
         self.owner.metrics.gauges_moved(&before, &gauges);
+    }
+}
+
+/// However it ends, nobody keeps waiting for it.
+impl Drop for Rounds {
+    fn drop(&mut self) {
+        let farewell = tonic::Status::aborted("the partition moved; connect again at once");
+        self.let_go("its state is being read again", &farewell);
     }
 }
 

@@ -11,8 +11,8 @@ use pendula_engine::Dispatch;
 use pendula_model::job::JobSpec;
 use pendula_model::{InstanceId, JobId, Revision, SessionId};
 use pendula_wire::frame::batches;
-use pendula_wire::v1::to_worker::Message;
 use pendula_wire::v1;
+use pendula_wire::v1::to_worker::Message;
 
 use super::outbox::{Outbox, Parcel, Taken};
 use super::{HEARTBEAT, SILENCE};

@@ -4,13 +4,13 @@
 //! partition, [`outbox`] and [`frames`] bring it what the partition has for it, [`transcript`] stores the logs. Nothing
 //! here decides about instances.
 
-mod service;
-mod serve;
-mod outbox;
 mod frames;
-mod transcript;
-mod reports;
+mod outbox;
 mod refusals;
+mod reports;
+mod serve;
+mod service;
+mod transcript;
 
 pub(crate) use outbox::{Outbox, Parcel};
 pub(crate) use refusals::Refusals;

@@ -10,9 +10,7 @@ use pendula_wire::report::{End, EndedAs, News, WorkerReport};
 pub(super) fn report(now: Timestamp, report: WorkerReport) -> Report {
     let event = match report.news {
         News::Started { running } => ReportEvent::Started { started_at: now.minus(running) },
-        News::Progress { per_mille, message } => {
-            ReportEvent::Progress { per_mille, message: message.map(Into::into) }
-        }
+        News::Progress { per_mille, message } => ReportEvent::Progress { per_mille, message: message.map(Into::into) },
         News::Ended(end) => ended(now, end),
     };
     Report { instance: report.instance, attempt: report.attempt, event }
@@ -29,7 +27,9 @@ fn ended(now: Timestamp, end: End) -> ReportEvent {
         EndedAs::HandedBack => input::Outcome::HandedBack,
         // It ended, and success would be a guess.
         EndedAs::Unknown(number) => {
-            message.get_or_insert_with(|| format!("the worker reported outcome {number}, which this server does not know"));
+            message.get_or_insert_with(|| {
+                format!("the worker reported outcome {number}, which this server does not know")
+            });
             input::Outcome::Failed { reason: Reason::from_wire("unknown_outcome"), final_: false }
         }
     };

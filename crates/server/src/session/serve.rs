@@ -43,7 +43,7 @@ impl Session {
     pub(super) async fn serve(self, hello: WorkerHello, inbound: Streaming<v1::ToServer>) {
         let (session, app, worker, peer) = (self.id, self.app, &self.worker, self.peer);
         tracing::info!(%session, %worker, %app, %peer, "worker connected");
-        self.state.metrics.session_opened();
+        let counted = self.state.metrics.session_opened();
         let farewell = tokio::select! {
             farewell = self.read(hello, inbound) => farewell,
             farewell = self.watch() => farewell,
@@ -52,7 +52,7 @@ impl Session {
         };
         tracing::info!(%session, %worker, why = farewell.message(), "worker disconnected");
         self.outbox.close(farewell);
-        self.state.metrics.session_closed();
+        drop(counted);
         // Fails only when the partition's loop is gone, and its memory with it.
         let _ = self.tell(Input::WorkerDisconnected { session }).await;
     }

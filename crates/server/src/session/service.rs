@@ -4,13 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use pendula_engine::WorkerHello;
+use pendula_model::SessionId;
 use pendula_model::app::App;
 use pendula_model::token::Scope;
-use pendula_model::SessionId;
 use pendula_store::StoreError;
 use pendula_wire::v1::to_server::Message as Said;
 use pendula_wire::v1::worker_service_server::WorkerService;
-use pendula_wire::{hello, held, v1, version};
+use pendula_wire::{held, hello, v1, version};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
@@ -98,7 +98,7 @@ impl Sessions {
         let app = self.state.store.app_by_id(app).await.map_err(store_away)?;
         let app = app.ok_or_else(|| Status::permission_denied("the token's app does not exist any more"))?;
         if let Some(meant) = text(pendula_wire::APP_METADATA)
-            && meant != app.name
+            && meant != pendula_wire::app_metadata(&app.name)
         {
             let message = format!("the worker means to serve app `{meant}`, but its token is for another");
             return Err(Status::permission_denied(message));

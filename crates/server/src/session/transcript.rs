@@ -170,8 +170,11 @@ fn new_bytes(chunk: &v1::LogChunk, from: u64) -> Bytes {
 /// Only the last acknowledgement of each log counts.
 fn latest(acks: Vec<v1::LogAck>) -> Vec<v1::LogAck> {
     let mut seen = HashSet::new();
-    let mut latest: Vec<v1::LogAck> =
-        acks.into_iter().rev().filter(|ack| seen.insert(ack.task.map(|task| (task.instance, task.attempt, task.task)))).collect();
+    let mut latest: Vec<v1::LogAck> = acks
+        .into_iter()
+        .rev()
+        .filter(|ack| seen.insert(ack.task.map(|task| (task.instance, task.attempt, task.task))))
+        .collect();
     latest.reverse();
     latest
 }

@@ -74,8 +74,7 @@ impl Site {
         let world = World::new().await;
         let admin = world.server().first_admin().expect("the first start makes one").reveal().to_owned();
         let router = pendula_server::api::router(world.server().state().clone());
-        let mut site =
-            Site { world, router, admin, token: String::new(), others: String::new(), other_app: AppId(1) };
+        let mut site = Site { world, router, admin, token: String::new(), others: String::new(), other_app: AppId(1) };
         let other = site.post("/api/v1/apps", &json!({ "name": "other", "allow_scripts": true })).await.expect(201);
         site.other_app = other["id"].as_str().expect("ids are strings").parse().expect("an id");
         site.token = site.token(Scope::App { app: site.world.app }).await;

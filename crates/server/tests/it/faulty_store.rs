@@ -23,6 +23,8 @@ pub struct Faults {
     /// The next commit is refused with this.
     pub next: Mutex<Option<StoreError>>,
     pub claims: AtomicU32,
+    /// The next reading of a partition panics.
+    pub panic_next: AtomicBool,
 }
 
 pub struct FaultyStore {
@@ -54,6 +56,7 @@ impl Store for FaultyStore {
     }
 
     async fn partition_load(&self, partition: PartitionId) -> Result<Snapshot, StoreError> {
+        assert!(!self.faults.panic_next.swap(false, Ordering::SeqCst), "a bug on purpose");
         self.inner.partition_load(partition).await
     }
 

@@ -1,8 +1,8 @@
 //! The server as a whole: real store, real port, real workers, in one process.
 
-mod world;
+mod api;
 mod faulty_store;
-mod shell_sessions;
 mod shell_partitions;
 mod shell_port;
-mod api;
+mod shell_sessions;
+mod world;

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use pendula_engine::{Command, Reply, RunRequest};
 use pendula_model::AppId;
+use pendula_model::InstanceId;
 use pendula_model::instance::Instance;
 use pendula_model::job::JobSpec;
 use pendula_model::processor::{Handler, Processor};
 use pendula_model::token::Scope;
-use pendula_model::InstanceId;
 use pendula_server::{CommandError, Config, ConfigSources, Flags, Server, SystemClock};
 use pendula_store::Store;
 use pendula_store::logs::LogStore;
@@ -184,18 +184,22 @@ impl World {
 
 /// A worker in the background. Dropping it drops its connection, as a crash would.
 pub struct Running {
-    pub shutdown: Shutdown,
     task: tokio::task::JoinHandle<()>,
 }
 
 pub fn start(worker: WorkerBuilder) -> Running {
     let worker = worker.build().expect("a good worker");
-    let shutdown = Shutdown::new();
-    let signal = shutdown.clone();
     let task = tokio::spawn(async move {
-        worker.run(signal).await.expect("it runs until it is told to stop");
+        worker.run(Shutdown::new()).await.expect("it runs until it is told to stop");
     });
-    Running { shutdown, task }
+    Running { task }
+}
+
+impl Running {
+    /// Waits until the worker ends by itself.
+    pub async fn ended(mut self) {
+        soon("the worker ends", &mut self.task).await.expect("it ends well");
+    }
 }
 
 impl Drop for Running {

@@ -17,7 +17,7 @@ const COUNTED: u64 = 2_000;
 /// What one batch says, job by job.
 #[derive(Debug, Default)]
 pub(crate) struct Touched {
-    /// Jobs with a changed row or instance, and the limit that held before.
+    /// Jobs with a changed row or instance, and the widest limit that held before or within.
     pub(super) limits: BTreeMap<JobId, usize>,
     /// Instances that were given to a worker for the first time.
     pub(super) admitted: BTreeMap<JobId, usize>,
@@ -43,7 +43,7 @@ impl Audit {
         let Some(record) = self.jobs.get_mut(&job.id) else {
             let record = JobRecord {
                 job: job.clone(),
-                deleted: false,
+                deleted: None,
                 plan,
                 last_fire: None,
                 under_way: 0,
@@ -54,7 +54,8 @@ impl Audit {
             self.jobs.insert(job.id, record);
             return self.check_first(job.id);
         };
-        touched.limits.entry(job.id).or_insert(limit_of(&record.job));
+        let widest = touched.limits.entry(job.id).or_insert(limit_of(&record.job));
+        *widest = limit.max(*widest);
         record.ceiling = record.ceiling.max(limit);
         let new_schedule = record.job.spec.trigger != job.spec.trigger || record.job.spec.enabled != job.spec.enabled;
         let left = record.job.schedule.next_fire.filter(|next| *next <= job.updated_at);
@@ -113,12 +114,12 @@ impl Audit {
         let Some(job) = self.jobs.get_mut(&row.job) else { return };
         job.last_fire = job.last_fire.max(Some(at));
         let disabled = job.disabled_ack.filter(|(version, since)| job.job.version <= *version && at > *since);
-        let deleted_before = job.deleted;
+        let was_deleted = job.deleted.is_some_and(|deleted| at > deleted);
         if let Some((_, since)) = disabled {
             self.breaks("no_fire_after_disable_ack", || {
                 format!("job {} fired for {at}, though somebody was told that it is disabled since {since}", row.job)
             });
-        } else if deleted_before {
+        } else if was_deleted {
             self.breaks("no_fire_after_disable_ack", || format!("job {} fired for {at} after it was deleted", row.job));
         }
     }
@@ -128,6 +129,8 @@ impl Audit {
         let from = record.job.schedule.next_fire;
         let to = schedule.next_fire;
         record.job.schedule = schedule.clone();
+        // Its row may follow later in the batch, after an edit of the job.
+        record.last_fire = record.last_fire.max(schedule.last_fire);
         match from {
             Some(from) => touched.moved.push(Moved { job: id, plan: record.plan.clone(), from, to }),
             None => self.check_continued(id, to),
@@ -192,15 +195,17 @@ impl Audit {
 
     /// When all is quiet, nothing that was due by `now` is left, and a fixed delay has not broken off.
     pub(crate) fn check_due(&mut self, now: Timestamp) {
+        // The last moments may still be on their way.
+        let (since, now) = (now, now.minus(std::time::Duration::from_secs(2)));
         let mut fault = None;
-        for (id, record) in self.jobs.iter().filter(|(_, record)| !record.deleted && record.job.spec.enabled) {
+        for (id, record) in self.jobs.iter().filter(|(_, record)| record.deleted.is_none() && record.job.spec.enabled) {
             let Some(plan) = &record.plan else { continue };
             match record.job.schedule.next_fire {
                 Some(next) if next <= now => fault = Some(format!("job {id} should have fired at {next}")),
-                None if plan.waits_for_end() && record.triggered == 0 && plan.next_after_end(now).is_some() => {
+                None if plan.waits_for_end() && record.triggered == 0 && plan.next_after_end(since).is_some() => {
                     fault = Some(format!("the chain of job {id}, a fixed delay, broke off"));
                 }
-                None if !plan.waits_for_end() && plan.next_after(now).is_some() => {
+                None if !plan.waits_for_end() && plan.next_after(record.last_fire.unwrap_or(now).max(now)).is_some() => {
                     fault = Some(format!("job {id} will not fire again, though its plan says so"));
                 }
                 _ => {}

@@ -34,7 +34,8 @@ pub struct Violation {
 #[derive(Debug)]
 pub(crate) struct JobRecord {
     pub(crate) job: Job,
-    pub(crate) deleted: bool,
+    /// When it was deleted, if it was.
+    pub(crate) deleted: Option<Timestamp>,
     plan: Option<Plan>,
     last_fire: Option<Timestamp>,
     /// Instances that a worker has, or that wait for their next attempt.
@@ -128,10 +129,10 @@ impl Audit {
             match change {
                 Change::JobInserted(job) => self.on_job(job, &mut touched),
                 Change::JobUpdated(job) => self.on_job(job, &mut touched),
-                Change::JobDeleted { id, .. } => {
+                Change::JobDeleted { id, at, .. } => {
                     touched.limits.insert(*id, usize::MAX);
                     if let Some(record) = self.jobs.get_mut(id) {
-                        record.deleted = true;
+                        record.deleted = Some(*at);
                         record.job.schedule.next_fire = None;
                     }
                 }
@@ -220,7 +221,7 @@ impl Audit {
     }
 
     fn check_limits(&mut self, touched: &fires::Touched) {
-        for (id, limit_before) in &touched.limits {
+        for (id, widest) in &touched.limits {
             let Some(job) = self.jobs.get_mut(id) else { continue };
             let limit = limit_of(&job.job);
             let (under_way, ceiling) = (job.under_way, job.ceiling);
@@ -228,7 +229,7 @@ impl Audit {
             if under_way <= limit {
                 job.ceiling = limit;
             }
-            if under_way > ceiling || (admitted > 0 && under_way > limit.max(*limit_before)) {
+            if under_way > ceiling || (admitted > 0 && under_way > limit.max(*widest)) {
                 self.breaks("limits_never_exceeded", || {
                     format!("job {id} has {under_way} instances under way, {admitted} of them new; its limit is {limit}")
                 });

@@ -3,6 +3,7 @@
 //! A guard is part of the statement's condition, and the number of affected rows tells whether it held: what another
 //! writer did is never overwritten. Updates name their columns, so that no edit is undone by an older copy of a row.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use pendula_model::app::App;
@@ -10,7 +11,7 @@ use pendula_model::change::{Change, Gap};
 use pendula_model::instance::{Instance, PastAttempt, Reason};
 use pendula_model::job::{Job, ScheduleState};
 use pendula_model::worker::WorkerRef;
-use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Timestamp, limits};
+use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, Timestamp, limits};
 use rusqlite::{Connection, OptionalExtension, Params, params};
 
 use super::error::{OrStoreError, store_error};
@@ -21,12 +22,16 @@ use crate::port::{Batch, StoreError};
 /// Applies the batch inside of the caller's transaction. On an error the caller rolls back.
 pub(super) fn apply(db: &Connection, batch: &Batch) -> Result<(), StoreError> {
     check_epoch(db, batch.partition, batch.epoch)?;
+    let mut kept = KeptRevisions::default();
     for change in &batch.changes {
         laws::check(batch.partition, change).map_err(|what| StoreError::Conflict { what })?;
-        apply_change(db, change)?;
+        apply_change(db, &mut kept, change)?;
     }
     Ok(())
 }
+
+/// Revisions that this batch has seen in the database. No change of a batch takes one away.
+type KeptRevisions = BTreeSet<(JobId, Revision)>;
 
 pub(super) const EPOCH: &str = "SELECT epoch FROM partition WHERE id = ?1";
 
@@ -40,7 +45,7 @@ fn check_epoch(db: &Connection, partition: PartitionId, ours: Epoch) -> Result<(
     }
 }
 
-fn apply_change(db: &Connection, change: &Change) -> Result<(), StoreError> {
+fn apply_change(db: &Connection, kept: &mut KeptRevisions, change: &Change) -> Result<(), StoreError> {
     match change {
         Change::AppInserted(app) => insert_app(db, app),
         Change::AppUpdated(app) => update_app(db, app),
@@ -52,7 +57,10 @@ fn apply_change(db: &Connection, change: &Change) -> Result<(), StoreError> {
             advance_schedule(db, *job, *expected_next, schedule)
         }
         Change::GapRecorded { job, gap } => record_gap(db, *job, gap),
-        Change::InstanceInserted { instance, prune_at } => insert_instance(db, instance, *prune_at),
+        Change::InstanceInserted { instance, prune_at } => {
+            check_revision(db, kept, instance)?;
+            insert_instance(db, instance, *prune_at)
+        }
         Change::InstanceUpdated(instance) => update_instance(db, instance),
         Change::InstanceEnded { instance, prune_at } => end_instance(db, instance, *prune_at),
         Change::InstanceQuarantined { id, at, why, prune_at } => quarantine_instance(db, *id, *at, why, *prune_at),
@@ -255,15 +263,31 @@ fn record_gap(db: &Connection, job: JobId, gap: &Gap) -> Result<(), StoreError> 
 
 // --- instances ------------------------------------------------------------------------------------------------------
 
+pub(super) const REVISION_IS_KEPT: &str = "SELECT 1 FROM job_revision WHERE job_id = ?1 AND revision = ?2";
+
+/// The definition that an instance runs must be kept. Not a part of the insert, which would make that a statement of
+/// possibly many rows, for which SQLite keeps a journal of its own.
+fn check_revision(db: &Connection, kept: &mut KeptRevisions, new: &Instance) -> Result<(), StoreError> {
+    if kept.contains(&(new.job, new.revision)) {
+        return Ok(());
+    }
+    let mut statement = db.prepare_cached(REVISION_IS_KEPT).or_store_error()?;
+    if !statement.exists(params![new.job.0, new.revision.0]).or_store_error()? {
+        let what = format!("revision {} of job {} is not kept", new.revision.0, new.job);
+        return Err(StoreError::Conflict { what });
+    }
+    kept.insert((new.job, new.revision));
+    Ok(())
+}
+
 pub(super) const INSERT_INSTANCE: &str = "
     INSERT INTO instance (
         id, partition, app_id, job_id, revision, origin, fire_time, missed_before, rerun_of, priority, created_at,
         due_at, expires_at, state, version, attempt, failures, losses, worker_name, worker_boot, dispatched_at,
         started_at, ended_at, prune_at, stop_cause, stop_deadline, reason, message, idempotency_key, params, placement,
         result_type, result)
-    SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23,
-           ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33
-    WHERE EXISTS (SELECT 1 FROM job_revision WHERE job_id = ?4 AND revision = ?5)";
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23,
+            ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33)";
 
 fn insert_instance(db: &Connection, new: &Instance, prune_at: Option<Timestamp>) -> Result<(), StoreError> {
     let (worker_name, worker_boot) = worker_columns(&new.worker);
@@ -304,8 +328,8 @@ fn insert_instance(db: &Connection, new: &Instance, prune_at: Option<Timestamp>)
     ];
     expect_row(db, INSERT_INSTANCE, values, || {
         format!(
-            "instance {} of job {} (revision {}, fire time {:?}, idempotency key {:?}) exists, or its revision does not",
-            new.id, new.job, new.revision.0, new.fire_time, new.idempotency_key
+            "instance {} of job {} (fire time {:?}, idempotency key {:?}) exists",
+            new.id, new.job, new.fire_time, new.idempotency_key
         )
     })
 }
@@ -387,7 +411,7 @@ const QUARANTINE_INSTANCE: &str = "
         stop_deadline = NULL,
         version = min(max(version, 0), 4294967294) + 1,
         revision = min(max(revision, 0), 4294967295),
-        origin = CASE WHEN origin IN (1, 2, 3) THEN origin ELSE 1 END,
+        origin = CASE WHEN origin BETWEEN 1 AND 3 THEN origin ELSE 1 END,
         missed_before = min(max(missed_before, 0), 4294967295),
         priority = min(max(priority, -128), 127),
         attempt = min(max(attempt, 0), 4294967295),

@@ -84,13 +84,13 @@ pub(super) const ACTIVE_OF_JOB: Source = Source {
     index: "instance_active",
 };
 pub(super) const UNSUCCESSFUL: Source =
-    Source { sql: source!("state = ?8 AND state IN (4, 9, 10)"), index: "instance_unsuccessful" };
+    Source { sql: source!("state = ?8 AND ended_at IS NOT NULL AND state <> 5"), index: "instance_unsuccessful" };
 pub(super) const UNSUCCESSFUL_OF_APP: Source = Source {
-    sql: source!("app_id = ?6 AND state = ?8 AND state IN (4, 9, 10)"),
+    sql: source!("app_id = ?6 AND state = ?8 AND ended_at IS NOT NULL AND state <> 5"),
     index: "instance_unsuccessful_by_app",
 };
 pub(super) const UNSUCCESSFUL_OF_JOB: Source = Source {
-    sql: source!("job_id = ?7 AND state = ?8 AND state IN (4, 9, 10)"),
+    sql: source!("job_id = ?7 AND state = ?8 AND ended_at IS NOT NULL AND state <> 5"),
     index: "instance_unsuccessful_by_job",
 };
 

@@ -130,7 +130,7 @@ fn s1_8_a_length_beyond_the_message_allocates_nothing() {
 #[test]
 fn s1_8_deep_nesting_ends_in_an_error() {
     // Groups are the only way to nest without end in fields that are skipped.
-    let bytes = vec![0xa3_u8, 0x06].repeat(1_000_000);
+    let bytes = [0xa3_u8, 0x06].repeat(1_000_000);
     assert!(ToServer::decode(bytes.as_slice()).is_err());
 }
 

@@ -19,9 +19,11 @@ pub struct Example {
     pub message: &'static str,
     kind: &'static str,
     pub bytes: Vec<u8>,
-    /// Decodes bytes and compares with the example.
-    equals: Box<dyn Fn(&[u8]) -> Result<(), String>>,
+    equals: Compare,
 }
+
+/// Decodes bytes and says how they differ from the example.
+type Compare = Box<dyn Fn(&[u8]) -> Result<(), String>>;
 
 fn example<M: Message + Default + PartialEq + Debug + 'static>(kind: &'static str, value: M) -> Example {
     let name = std::any::type_name::<M>().rsplit("::").next().expect("split yields something");

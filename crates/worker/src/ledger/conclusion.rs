@@ -6,7 +6,8 @@ use pendula_model::instance::{Payload, Reason};
 use pendula_model::limits;
 use pendula_wire::{WireError, v1};
 
-use super::{Cause, Rejection};
+use super::Rejection;
+use super::stopping::Cause;
 use crate::event::Returned;
 use crate::handler::{Failure, Output};
 use crate::worker::Summary;

@@ -35,7 +35,7 @@ pub async fn measure(length: Duration) -> anyhow::Result<Vec<Measure>> {
         let (begin, run) = request.await?;
         let call = run?.instance.and_then(|id| calls.get(&id).copied());
         let call = call.ok_or_else(|| anyhow::anyhow!("an accepted run never reached the handler"))?;
-        micros.saturating_record(call.at.saturating_duration_since(begin).as_micros() as u64);
+        micros.record(call.at.saturating_duration_since(begin).as_micros() as u64)?;
     }
     Ok(Measure::percentiles("latency", "submit to handler at 100/s,", &micros))
 }

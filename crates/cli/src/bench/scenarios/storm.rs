@@ -33,7 +33,7 @@ pub async fn measure(jobs: usize) -> anyhow::Result<Vec<Measure>> {
     }
     let mut micros = Histogram::<u64>::new(3)?;
     for call in watch.calls().values() {
-        micros.saturating_record(call.wall.since(call.fire_time).as_micros() as u64);
+        micros.record(call.wall.since(call.fire_time).as_micros() as u64)?;
     }
     let last = micros.max() as f64 / 1000.0;
     Ok(vec![

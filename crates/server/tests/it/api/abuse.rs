@@ -32,7 +32,11 @@ async fn sec_11_get_changes_nothing_and_has_no_hidden_verbs() {
     let run = site.post(&format!("{JOBS}/a/run"), &json!({ "delay": "1h" })).await.expect(201);
     let instance = run["instance"].as_str().unwrap();
     let fill = |path: &str| {
-        path.replace("{app}", "demo").replace("{job}", "a").replace("{id}", instance).replace("{worker}", "w").replace("{token}", "1")
+        path.replace("{app}", "demo")
+            .replace("{job}", "a")
+            .replace("{id}", instance)
+            .replace("{worker}", "w")
+            .replace("{token}", "1")
     };
     let before = stored(&site).await;
     for route in inventory() {
@@ -60,7 +64,9 @@ async fn sec_11_get_changes_nothing_and_has_no_hidden_verbs() {
 #[tokio::test]
 async fn what_is_not_served_says_so() {
     let site = Site::new().await;
-    for path in ["/", "/api", "/api/v1", "/api/v2/apps", "/actuator/env", "/debug/pprof", "/api/v1/apps/demo/jobs/", "/..%2f"] {
+    for path in
+        ["/", "/api", "/api/v1", "/api/v2/apps", "/actuator/env", "/debug/pprof", "/api/v1/apps/demo/jobs/", "/..%2f"]
+    {
         site.get(path).await.refused(404, "no_such_route");
         site.call(Method::GET, path, None, None).await.refused(404, "no_such_route");
     }
@@ -75,10 +81,36 @@ async fn what_is_not_served_says_so() {
 async fn sec_8_strings_are_only_ever_strings() {
     let site = Site::new().await;
     let corpus = [
-        "'", "\"", "';--", "' OR '1'='1", "'; DROP TABLE job; --", "1); DELETE FROM token; --", "\\'; SELECT 1; --",
-        "%", "_", "%%", "a%' ESCAPE '!", "${7*7}", "{{7*7}}", "$(id)", "`id`", "|id", "<script>alert(1)</script>",
-        "../../etc/passwd", "%2e%2e", "\u{202e}gnp", "NULL", "null", "0x27", "ＡＢＣ'", "🦀", "a\tb", "a\u{0}b", "a\r\nSet-Cookie: x=1",
-        "{\"$ne\":null}", "1 UNION SELECT hash FROM token",
+        "'",
+        "\"",
+        "';--",
+        "' OR '1'='1",
+        "'; DROP TABLE job; --",
+        "1); DELETE FROM token; --",
+        "\\'; SELECT 1; --",
+        "%",
+        "_",
+        "%%",
+        "a%' ESCAPE '!",
+        "${7*7}",
+        "{{7*7}}",
+        "$(id)",
+        "`id`",
+        "|id",
+        "<script>alert(1)</script>",
+        "../../etc/passwd",
+        "%2e%2e",
+        "\u{202e}gnp",
+        "NULL",
+        "null",
+        "0x27",
+        "ＡＢＣ'",
+        "🦀",
+        "a\tb",
+        "a\u{0}b",
+        "a\r\nSet-Cookie: x=1",
+        "{\"$ne\":null}",
+        "1 UNION SELECT hash FROM token",
     ];
     let count = site.get("/api/v1/tokens").await.expect(200)["items"].as_array().unwrap().len();
     for text in corpus {
@@ -97,7 +129,8 @@ async fn sec_8_strings_are_only_ever_strings() {
         assert_eq!((&found["spec"]["name"], &found["spec"]["params"]), (&json!(text), &spec["params"]));
         assert_eq!(found["id"], saved["id"]);
         let contains = site.get(&format!("{JOBS}?contains={}", segment(text))).await.expect(200);
-        let names: Vec<_> = contains["items"].as_array().unwrap().iter().map(|job| job["spec"]["name"].as_str().unwrap()).collect();
+        let names: Vec<_> =
+            contains["items"].as_array().unwrap().iter().map(|job| job["spec"]["name"].as_str().unwrap()).collect();
         assert!(names.contains(&text), "{text}: {names:?}");
         let lower = text.to_ascii_lowercase();
         assert!(names.iter().all(|name| name.to_ascii_lowercase().contains(&lower)), "{text}: {names:?}");
@@ -109,11 +142,19 @@ async fn sec_8_strings_are_only_ever_strings() {
         site.get(&format!("/api/v1/apps/{}", segment(text))).await.expect(200);
         site.get(&format!("/api/v1/instances?app={0}&job={0}", segment(text))).await.refused(404, "job_not_found");
         for query in ["cursor", "state", "from"] {
-            assert_eq!(site.get(&format!("/api/v1/instances?{query}={}", segment(text))).await.status, 400, "{query} {text}");
+            assert_eq!(
+                site.get(&format!("/api/v1/instances?{query}={}", segment(text))).await.status,
+                400,
+                "{query} {text}"
+            );
         }
         site.get(&format!("/api/v1/instances/{}", segment(text))).await.refused(404, "instance_not_found");
-        site.call(Method::DELETE, &format!("/api/v1/tokens/{}", segment(text)), Some(&site.admin), None).await.refused(404, "token_not_found");
-        site.post(&format!("/api/v1/apps/demo/workers/{}/drain", segment(text)), &Value::Null).await.refused(404, "worker_not_found");
+        site.call(Method::DELETE, &format!("/api/v1/tokens/{}", segment(text)), Some(&site.admin), None)
+            .await
+            .refused(404, "token_not_found");
+        site.post(&format!("/api/v1/apps/demo/workers/{}/drain", segment(text)), &Value::Null)
+            .await
+            .refused(404, "worker_not_found");
     }
     assert_eq!(site.get("/api/v1/tokens").await.expect(200)["items"].as_array().unwrap().len(), count);
 }
@@ -126,12 +167,17 @@ async fn sec_14_too_much_is_refused_quickly_and_clearly() {
 
     let large = format!("{{\"name\":\"{}\"}}", "x".repeat(2 << 20));
     raw(JOBS, large.clone()).await.refused(413, "body_too_large");
-    raw("/api/v1/apps/demo/apply", format!("{{\"jobs\":\"{}\"}}", "x".repeat(17 << 20))).await.refused(413, "body_too_large");
+    raw("/api/v1/apps/demo/apply", format!("{{\"jobs\":\"{}\"}}", "x".repeat(17 << 20)))
+        .await
+        .refused(413, "body_too_large");
 
     let labels: String = (0..1_000_000).map(|number| format!("\"l{number}\":\"\",")).collect();
-    let many = |key: &str| format!(
-        "{{\"jobs\":[{{\"name\":\"a\",\"processor\":{{\"handler\":\"h\"}},\"workers\":{{\"{key}\":{{{}\"z\":\"\"}}}}}}]}}", labels
-    );
+    let many = |key: &str| {
+        format!(
+            "{{\"jobs\":[{{\"name\":\"a\",\"processor\":{{\"handler\":\"h\"}},\"workers\":{{\"{key}\":{{{}\"z\":\"\"}}}}}}]}}",
+            labels
+        )
+    };
     let body = many("labels");
     assert!(body.len() < 16 << 20);
     let result = raw("/api/v1/apps/demo/apply", body).await.expect(200);
@@ -140,9 +186,12 @@ async fn sec_14_too_much_is_refused_quickly_and_clearly() {
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
         let deep = format!("{}1{}", open.repeat(50_000), close.repeat(50_000));
         raw(JOBS, deep.clone()).await.refused(400, "invalid_body");
-        raw(JOBS, format!("{{\"name\":\"a\",\"processor\":{{\"handler\":\"h\"}},\"params\":{{\"p\":{deep}}}}}")).await.refused(400, "invalid_body");
+        raw(JOBS, format!("{{\"name\":\"a\",\"processor\":{{\"handler\":\"h\"}},\"params\":{{\"p\":{deep}}}}}"))
+            .await
+            .refused(400, "invalid_body");
     }
-    for cron in ["*,".repeat(100_000), "0-59/1,".repeat(50_000), "L".repeat(200_000), "0 0 0 ? * MON#1,".repeat(20_000)] {
+    for cron in ["*,".repeat(100_000), "0-59/1,".repeat(50_000), "L".repeat(200_000), "0 0 0 ? * MON#1,".repeat(20_000)]
+    {
         let mut spec = job("a");
         spec["trigger"] = json!({ "cron": cron });
         let problem = site.post(JOBS, &spec).await.refused(422, "invalid_value");
@@ -154,7 +203,8 @@ async fn sec_14_too_much_is_refused_quickly_and_clearly() {
     spec["params"] = json!({ "p": "x".repeat(100_000) });
     site.post(JOBS, &spec).await.refused(422, "invalid_value");
     let long = "x".repeat(10_000);
-    for path in [format!("{JOBS}?{long}=1"), format!("{JOBS}?cursor={long}"), format!("/api/v1/instances?state={long}")] {
+    for path in [format!("{JOBS}?{long}=1"), format!("{JOBS}?cursor={long}"), format!("/api/v1/instances?state={long}")]
+    {
         let answer = site.get(&path).await;
         assert!(answer.status == 400 && answer.text.len() < 2_000, "{path} {}", answer.text.len());
     }

@@ -8,6 +8,9 @@ use pendula_server::api::{Guard, RouteInfo, inventory};
 use serde_json::json;
 
 use super::{Answer, Site, job, request};
+use pendula_server::SystemClock;
+use pendula_server::auth::{BootstrapError, WeakSecret, bootstrap};
+use pendula_store::{MemoryStore, Store};
 
 /// A path of a route with its names replaced by something of the app `demo`.
 async fn path_in_demo(site: &Site, route: &RouteInfo) -> String {
@@ -54,7 +57,8 @@ async fn sec_1_every_route_refuses_who_may_not_before_it_reads_the_body() {
             continue;
         }
         guarded += 1;
-        let nobody = [None, Some(""), Some("null"), Some("x y"), Some("é"), Some(expired.reveal()), Some(revoked.reveal())];
+        let nobody =
+            [None, Some(""), Some("null"), Some("x y"), Some("é"), Some(expired.reveal()), Some(revoked.reveal())];
         for token in nobody {
             let answer = call(token).await;
             assert_eq!((answer.status.as_u16(), &*answer.code()), (401, "unauthenticated"), "{route:?} {token:?}");
@@ -116,7 +120,9 @@ async fn an_apps_token_sees_its_app_alone() {
     own(Method::POST, "/api/v1/apps/demo/jobs/mine/run", None).await.expect(201);
 
     let mut seen = String::new();
-    for path in ["/api/v1/apps", "/api/v1/instances", "/api/v1/apps/demo/jobs", "/api/v1/apps/demo/workers", "/api/v1/whoami"] {
+    for path in
+        ["/api/v1/apps", "/api/v1/instances", "/api/v1/apps/demo/jobs", "/api/v1/apps/demo/workers", "/api/v1/whoami"]
+    {
         let answer = own(Method::GET, path, None).await;
         assert_eq!(answer.status, 200, "{path} {answer:?}");
         seen += &answer.text;
@@ -194,7 +200,8 @@ async fn failed_authentications_are_limited_per_peer() {
     let site = Site::new().await;
     let attempt = async |peer: [u8; 4], token: &str| -> Answer {
         let peer = axum::extract::ConnectInfo(std::net::SocketAddr::from((peer, 1)));
-        let request = http::Request::get("/api/v1/whoami").extension(peer).header("authorization", format!("Bearer {token}"));
+        let request =
+            http::Request::get("/api/v1/whoami").extension(peer).header("authorization", format!("Bearer {token}"));
         site.send(request.body(Body::empty()).unwrap()).await
     };
     let (bad, good) = ([192, 0, 2, 1], [192, 0, 2, 2]);
@@ -212,4 +219,75 @@ async fn failed_authentications_are_limited_per_peer() {
     attempt(good, "guess").await.refused(401, "unauthenticated");
     // Who was let in just now shares an address with the guesser and is not punished for it.
     attempt(bad, &site.admin).await.expect(200);
+}
+
+#[tokio::test]
+async fn sec_2_the_first_start_makes_an_admin_and_weak_secrets_keep_it_from_starting() {
+    let (one, two) = (MemoryStore::new(4), MemoryStore::new(4));
+    let start = async |store: &MemoryStore, configured: Option<&str>| bootstrap(store, &SystemClock, configured).await;
+    let first = start(&one, None).await.unwrap().expect("there was no token");
+    let other = start(&two, None).await.unwrap().expect("there was no token");
+    assert_ne!(first.reveal(), other.reveal(), "two installations share nothing");
+    assert!(start(&one, None).await.unwrap().is_none(), "it is shown once");
+
+    for weak in ["", "123456", "admin", "password", "powerjob_admin", "default_token", "short-but-random-4f9a"] {
+        let refused = start(&one, Some(weak)).await.expect_err(weak);
+        let BootstrapError::Weak(why) = refused else { panic!("{refused:?}") };
+        assert_eq!(why == WeakSecret::Empty, weak.is_empty());
+        assert!(weak.is_empty() || !why.to_string().contains(weak), "a secret is not repeated");
+    }
+
+    let (old, new) = ("kX2wq9mV7cT4hZ0sLr8uJ5nB3yE6aD1f", "pQ7vR2xN9bM4kW8tY1zC5gH3jF6dS0aL");
+    for configured in [old, old, new] {
+        assert!(start(&two, Some(configured)).await.unwrap().is_none());
+    }
+    let tokens = two.tokens().await.unwrap();
+    assert_eq!(tokens.len(), 2, "the first one, and the newly configured in place of the old: {tokens:?}");
+    // Locked out: the only administrator was revoked.
+    for token in tokens {
+        two.token_delete(token.id).await.unwrap();
+    }
+    assert!(start(&two, None).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn changes_are_audited_without_secrets() {
+    #[derive(Clone, Default)]
+    struct Lines(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::TRACE);
+    let _guard = tracing::subscriber::set_default(subscriber.with_writer(move || writer.clone()).finish());
+
+    let site = Site::new().await;
+    let made = site.post("/api/v1/tokens", &json!({ "name": "ci\nforged", "kind": "admin" })).await;
+    made.refused(422, "invalid_value");
+    let made = site.post("/api/v1/tokens", &json!({ "name": "ci", "kind": "admin" })).await.expect(201);
+    let secret = made["secret"].as_str().unwrap();
+    site.call(Method::POST, "/api/v1/apps/demo/jobs", Some(secret), Some(job("audited").to_string())).await.expect(201);
+    site.call(Method::GET, "/api/v1/apps/demo/jobs", Some(secret), None).await.expect(200);
+    site.call(Method::POST, "/api/v1/apps/demo/jobs", Some(&site.others), Some("{}".into()))
+        .await
+        .refused(404, "app_not_found");
+
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let audit: Vec<_> = text.lines().filter(|line| line.contains(" audit: ")).collect();
+    let created = audit.iter().find(|line| line.contains("create_job")).unwrap_or_else(|| panic!("no audit in {text}"));
+    assert!(
+        created.contains("token=\"ci\"") && created.contains("/jobs/audited") && created.contains("status=201"),
+        "{created}"
+    );
+    assert!(!audit.iter().any(|line| line.contains("list_jobs")), "reading is no change");
+    for secret in [secret, &site.admin, &site.token] {
+        assert!(!text.contains(secret), "a secret is in the log");
+    }
 }

@@ -100,7 +100,9 @@ async fn jobs_are_listed_in_pages() {
     let (mut names, mut cursor) = (Vec::new(), String::new());
     loop {
         let page = site.get(&format!("{JOBS}?limit=3{cursor}")).await.expect(200);
-        names.extend(page["items"].as_array().unwrap().iter().map(|job| job["spec"]["name"].as_str().unwrap().to_owned()));
+        names.extend(
+            page["items"].as_array().unwrap().iter().map(|job| job["spec"]["name"].as_str().unwrap().to_owned()),
+        );
         match page["next_cursor"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),
             None => break,

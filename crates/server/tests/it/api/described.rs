@@ -40,9 +40,14 @@ async fn the_openapi_document_and_the_routes_are_the_same() {
         for name in path.split(['{', '}']).skip(1).step_by(2) {
             assert!(parameters.iter().any(|it| it["in"] == "path" && it["name"] == name), "{method} {path}: {name}");
         }
-        assert!(["GET", "DELETE"].contains(&&*method) || operation.get("requestBody").is_some() || answer.status == 401);
+        assert!(
+            ["GET", "DELETE"].contains(&&*method) || operation.get("requestBody").is_some() || answer.status == 401
+        );
     }
-    let ids: Vec<_> = operations(&document).iter().map(|(path, method)| document["paths"][path][method.to_lowercase()]["operationId"].clone()).collect();
+    let ids: Vec<_> = operations(&document)
+        .iter()
+        .map(|(path, method)| document["paths"][path][method.to_lowercase()]["operationId"].clone())
+        .collect();
     assert_eq!(ids.iter().map(Value::to_string).collect::<BTreeSet<_>>().len(), ids.len(), "operation ids are unique");
 }
 
@@ -75,7 +80,8 @@ fn the_manual_lists_every_route_and_every_code() {
         Guard::Server(permission) => format!("{permission:?}"),
         Guard::App(permission) | Guard::Instance(permission) => format!("{permission:?} in the app"),
     };
-    let routes = inventory().into_iter().map(|route| format!("| `{} {}` | {} | ", route.method, route.path, needs(route.guard)));
+    let routes =
+        inventory().into_iter().map(|route| format!("| `{} {}` | {} | ", route.method, route.path, needs(route.guard)));
     let codes = CODES.iter().map(|code| {
         let retry = if code.retryable { "yes" } else { "no" };
         format!("| `{}` | {} | {retry} | {} | {} |", code.code, code.status, code.title, code.remedy)
@@ -83,7 +89,9 @@ fn the_manual_lists_every_route_and_every_code() {
     for row in routes.chain(codes) {
         assert!(MANUAL.contains(&row), "docs/rest-api.md lacks this row:\n{row}");
     }
-    let rows = MANUAL.lines().filter(|line| ["| `GET /", "| `PUT /", "| `POST /", "| `PATCH /", "| `DELETE /"].iter().any(|start| line.starts_with(start)));
+    let rows = MANUAL.lines().filter(|line| {
+        ["| `GET /", "| `PUT /", "| `POST /", "| `PATCH /", "| `DELETE /"].iter().any(|start| line.starts_with(start))
+    });
     assert_eq!(rows.count(), inventory().len(), "docs/rest-api.md has rows for routes that do not exist");
 }
 
@@ -101,7 +109,10 @@ async fn the_server_says_how_it_does() {
     open("/readyz").await.expect(200);
 
     let status = site.get("/api/v1/status").await.expect(200);
-    assert_eq!((&status["ready"], &status["partitions_owned"]), (&serde_json::json!(true), &status["partitions_total"]));
+    assert_eq!(
+        (&status["ready"], &status["partitions_owned"]),
+        (&serde_json::json!(true), &status["partitions_total"])
+    );
     assert_eq!(status["listeners"][0]["authenticated"], true);
     let metrics = site.get("/metrics").await;
     assert!(metrics.status == 200 && metrics.text.ends_with("# EOF\n"));

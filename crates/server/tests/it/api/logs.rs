@@ -50,7 +50,10 @@ async fn follow(
         request = request.header("last-event-id", id);
     }
     let response = site.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
-    assert_eq!((response.status().as_u16(), &response.headers()[header::CONTENT_TYPE]), (200, &"text/event-stream".parse().unwrap()));
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()[header::CONTENT_TYPE]),
+        (200, &"text/event-stream".parse().unwrap())
+    );
     let mut body = response.into_body().into_data_stream();
     let (mut text, mut events) = (String::new(), Vec::new());
     soon("the stream goes on", async {
@@ -93,7 +96,10 @@ async fn a_log_is_read_in_pieces_with_its_gaps() {
     append(&site, id, 0, "één\nzwei\n".as_bytes(), false).await;
     append(&site, id, 20, b"after\n", true).await;
     let all = log(&site, id, "").await.expect(200);
-    assert_eq!((&all["data"], &all["next_offset"], &all["end"]), (&json!("één\nzwei\nafter\n"), &json!(26), &json!(true)));
+    assert_eq!(
+        (&all["data"], &all["next_offset"], &all["end"]),
+        (&json!("één\nzwei\nafter\n"), &json!(26), &json!(true))
+    );
     assert_eq!(all["gaps"], json!([{ "offset": 11, "bytes": 9 }]));
     let (mut pieces, mut offset) = (String::new(), 0);
     loop {
@@ -153,11 +159,12 @@ async fn a_follower_sees_both_attempts_as_they_come_and_the_end() {
         }
     };
     let _worker = start(site.world.worker().handler("twice", handler));
-    site.world.job("twice", |spec| {
-        spec.retry.attempts = 2;
-        spec.retry.backoff = Backoff::Fixed(Duration::from_millis(1));
-    })
-    .await;
+    site.world
+        .job("twice", |spec| {
+            spec.retry.attempts = 2;
+            spec.retry.backoff = Backoff::Fixed(Duration::from_millis(1));
+        })
+        .await;
     let id = site.world.run("twice").await;
     let events = follow(&site, id, None, |event| {
         if matches!(event, LogEvent::Log { data, .. } if data.contains("begins")) {
@@ -177,13 +184,27 @@ async fn a_follower_sees_both_attempts_as_they_come_and_the_end() {
             continue;
         }
         let rest = follow(&site, id, Some(last), |_| false).await;
-        let (rest, expected) = (text(&rest).replace(['1', '2', '>'], ""), text(&events[position + 1..]).replace(['1', '2', '>'], ""));
+        let (rest, expected) =
+            (text(&rest).replace(['1', '2', '>'], ""), text(&events[position + 1..]).replace(['1', '2', '>'], ""));
         assert_eq!(rest, expected, "after {last}");
     }
     let bad = request(Method::GET, &format!("/api/v1/instances/{id}/logs?follow=true"))
         .header(header::AUTHORIZATION, format!("Bearer {}", site.token))
         .header("last-event-id", "nonsense");
     site.send(bad.body(Body::empty()).unwrap()).await.refused(400, "invalid_header");
+}
+
+#[tokio::test]
+async fn nobody_waits_for_the_log_of_a_task_that_prints_nothing() {
+    let site = Site::new().await;
+    let _worker = start(site.world.worker().handler("silent", |_: Task| async { Ok(Output::default()) }));
+    site.world.job("silent", |_| {}).await;
+    site.world.sessions_are(1).await;
+    let began = std::time::Instant::now();
+    let id = site.world.run("silent").await;
+    let events = follow(&site, id, None, |_| false).await;
+    assert!(matches!(events.last().unwrap().1, LogEvent::End { .. }));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -204,7 +225,10 @@ async fn following_ends_with_a_cancel_and_with_the_token() {
     soon("the follower is there", first.notified()).await;
     site.post(&format!("/api/v1/instances/{id}/cancel"), &serde_json::Value::Null).await.expect(200);
     let events = follower.await.unwrap();
-    assert!(matches!(&events.last().unwrap().1, LogEvent::End { state, .. } if state.as_str() == "canceled"), "{events:?}");
+    assert!(
+        matches!(&events.last().unwrap().1, LogEvent::End { state, .. } if state.as_str() == "canceled"),
+        "{events:?}"
+    );
 
     let run = site.post("/api/v1/apps/demo/jobs/a/run", &json!({ "delay": "1h" })).await.expect(201);
     let id: InstanceId = run["instance"].as_str().unwrap().parse().unwrap();

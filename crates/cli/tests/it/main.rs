@@ -1,0 +1,8 @@
+//! The binary as people use it: started as a process, judged by its output and exit code.
+
+mod command;
+mod exit_codes;
+mod help;
+mod import;
+mod live;
+mod restart;
