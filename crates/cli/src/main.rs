@@ -2,7 +2,7 @@
 //!
 //! [`cli`] lists the commands, `commands/` has one file for each; [`connect`] finds server and token, [`output`] prints,
 //! [`failure`] maps what goes wrong to a message and an exit code. [`crontab`] and [`definitions`] read files and know no
-//! server. All parts of Pendula meet here and only here.
+//! server; [`bench`] starts two of them and measures. All parts of Pendula meet here and only here.
 
 mod bench;
 mod cli;

@@ -31,7 +31,7 @@ pub use faults::{Fault, PROFILES, Profile};
 use world::World;
 
 /// Lines of a traced history that are kept.
-const KEPT_LINES: usize = 100_000;
+const KEPT_LINES: usize = 150;
 
 /// How a history ended.
 #[derive(Clone, Debug)]

@@ -310,8 +310,13 @@ impl World {
             return;
         }
         let Some(done) = self.owners.get_mut(&number).and_then(|owner| owner.under_way.take()) else { return };
-        self.hand_over(number);
+        // The store first, so that it can work while effects are performed; but effects keep their order.
+        let has_changes = self.owners.get(&number).is_some_and(|owner| !owner.open.changes.is_empty());
+        if has_changes {
+            self.hand_over(number);
+        }
         self.perform_all(number, done.effects);
+        self.hand_over(number);
     }
 
     fn perform_all(&mut self, number: u32, effects: Vec<Effect>) {

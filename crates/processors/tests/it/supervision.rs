@@ -21,15 +21,16 @@ fn family(mailbox: &str) -> String {
         child=$!
         trap 'echo told to stop > {mailbox}' TERM
         until [ -s "$pids/session" ] && [ -s "$pids/orphan" ]; do sleep 0.01; done
-        echo "$PPID $$ $child $(cat "$pids/session" "$pids/orphan")" > {mailbox}
+        echo "$PPID $$ $child $(cat "$pids/session") $(cat "$pids/orphan")" > {mailbox}
         rm -r "$pids"
-        while :; do sleep 1000; done
+        # A signal interrupts `wait` at once, while it may get lost between the two halves of starting a program.
+        while :; do wait; done
         "#
     )
 }
 
 async fn start_family(config: ScriptConfig) -> (Started, Mailbox, Vec<Watch>) {
-    let mailbox = Mailbox::new();
+    let mut mailbox = Mailbox::new();
     let started = attempt::start(Language::Shell, config, &json!(family(mailbox.path())), &json!({}));
     let words = mailbox.words().await;
     assert_eq!(words.len(), 5, "{words:?}");
@@ -39,7 +40,7 @@ async fn start_family(config: ScriptConfig) -> (Started, Mailbox, Vec<Watch>) {
 
 #[tokio::test]
 async fn o_7_stop_leaves_no_process_also_no_setsid_grandchild_that_ignores_term() {
-    let (started, mailbox, family) = start_family(supervised()).await;
+    let (started, mut mailbox, family) = start_family(supervised()).await;
     started.probe.cancel();
     assert_eq!(mailbox.words().await.join(" "), "told to stop");
     family[2].ended().await;
@@ -63,8 +64,8 @@ async fn o_7_a_handler_that_is_dropped_takes_its_processes_along() {
 
 #[tokio::test]
 async fn o_7_what_the_script_leaves_behind_ends_with_it_and_the_log_says_so() {
-    let mailbox = Mailbox::new();
-    let path = mailbox.path();
+    let mut mailbox = Mailbox::new();
+    let path = mailbox.path().to_owned();
     let script = format!("setsid sleep 1000 & echo $! > {path}; echo done");
     let started = attempt::start(Language::Shell, supervised(), &json!(script), &json!({}));
     let sleeper = Watch::new(&mailbox.words().await[0]);
@@ -75,8 +76,8 @@ async fn o_7_what_the_script_leaves_behind_ends_with_it_and_the_log_says_so() {
 
 #[tokio::test]
 async fn o_7_a_script_that_kills_its_supervisor_gains_nothing() {
-    let mailbox = Mailbox::new();
-    let path = mailbox.path();
+    let mut mailbox = Mailbox::new();
+    let path = mailbox.path().to_owned();
     let script = format!("setsid sleep 1000 & echo $! > {path}; kill -9 $PPID; sleep 1000");
     let started = attempt::start(Language::Shell, supervised(), &json!(script), &json!({}));
     let sleeper = Watch::new(&mailbox.words().await[0]);
@@ -102,7 +103,7 @@ const SCRATCH: &str = "PROCESSORS_TEST_SCRATCH";
 
 #[tokio::test]
 async fn o_7_kill_9_of_the_worker_leaves_no_process_and_no_file() {
-    let (mailbox, scratch) = (Mailbox::new(), tempfile::tempdir().unwrap());
+    let (mut mailbox, scratch) = (Mailbox::new(), tempfile::tempdir().unwrap());
     let mut worker = tokio::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "supervision::plays_the_worker", "--nocapture"])
         .env(MAILBOX, mailbox.path())
@@ -129,4 +130,29 @@ async fn plays_the_worker() {
     let (Ok(mailbox), Ok(scratch)) = (std::env::var(MAILBOX), std::env::var(SCRATCH)) else { return };
     let config = ScriptConfig { scratch: scratch.into(), ..supervised() };
     attempt::start(Language::Shell, config, &json!(family(&mailbox)), &json!({})).end().await;
+}
+
+#[tokio::test]
+async fn o_7_processes_that_keep_fleeing_are_caught() {
+    let mut mailbox = Mailbox::new();
+    let path = mailbox.path().to_owned();
+    // Each starts the next and ends, so that a list of processes is old when it is read.
+    let script = format!(
+        r#"
+        cat > flee <<'END'
+        [ -e stop ] && exit
+        setsid sh ./flee &
+        END
+        for i in 1 2 3; do setsid sh ./flee & done
+        echo $PPID > {path}
+        sleep 1000
+        "#
+    );
+    let script = script.replace("        END", "END");
+    let started = attempt::start(Language::Shell, supervised(), &json!(script), &json!({}));
+    mailbox.words().await;
+    started.probe.cancel();
+    started.probe.kill();
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(20), started.end()).await;
+    assert!(ended.is_ok(), "they still flee");
 }

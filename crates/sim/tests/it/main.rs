@@ -1,3 +1,4 @@
 //! Histories from seeds.
 
 mod histories;
+mod laws_bite;
