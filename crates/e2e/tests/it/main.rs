@@ -4,3 +4,4 @@ mod arrows;
 mod install;
 mod kill;
 mod stop;
+mod tour;
