@@ -3,7 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    app, apply, completions, config, dev, diff, doctor, export, import, instance, job, login, server, token, version, worker,
+    app, apply, completions, config, dev, diff, doctor, export, import, instance, job, login, server, token, version,
+    worker,
 };
 use crate::failure::Outcome;
 use crate::output::{Format, Screen};
@@ -29,7 +30,16 @@ Exit codes: 0 done, 1 the instance failed, 2 usage, 3 not found or refused, 4 un
 #[command(name = "pendula", version, after_help = EXAMPLES, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
     /// How answers are written
-    #[arg(long, short, global = true, value_enum, env = "PENDULA_OUTPUT", default_value_t, hide_env_values = true, ignore_case = true)]
+    #[arg(
+        long,
+        short,
+        global = true,
+        value_enum,
+        env = "PENDULA_OUTPUT",
+        default_value_t,
+        hide_env_values = true,
+        ignore_case = true
+    )]
     output: Format,
     #[command(subcommand)]
     command: Command,

@@ -41,6 +41,8 @@ pub struct AppArg {
 pub struct Target {
     pub server: String,
     pub token: Option<String>,
+    /// Whether the token is the profile's.
+    pub token_is_saved: bool,
     pub app: Option<String>,
     /// Certificates, PEM.
     pub authority: Option<Vec<u8>>,
@@ -60,7 +62,9 @@ impl ConnectArgs {
         let saved = Profiles::load(&path)?;
         let profile = saved.choose(self.profile.as_deref())?;
         let address = |text: &str| {
-            parse_address(text).map_err(|error| Failure::usage(format!("server address (--server, PENDULA_SERVER or profile): {error}")))
+            parse_address(text).map_err(|error| {
+                Failure::usage(format!("server address (--server, PENDULA_SERVER or profile): {error}"))
+            })
         };
         let named = self.server.as_deref().map(address).transpose()?;
         let saved_address = profile.map(|(_, profile)| address(&profile.server)).transpose()?;
@@ -72,7 +76,9 @@ impl ConnectArgs {
         };
         let ca = self.ca.as_ref().or(profile.and_then(|(_, profile)| profile.ca.as_ref()));
         let authority = ca
-            .map(|file| std::fs::read(file).map_err(|error| Failure::usage(format!("reading {}: {error}", file.display()))))
+            .map(|file| {
+                std::fs::read(file).map_err(|error| Failure::usage(format!("reading {}: {error}", file.display())))
+            })
             .transpose()?;
         let origin = match (profile, &token) {
             (Some((name, _)), None) => format!("profile `{name}` in {}", path.display()),
@@ -82,6 +88,7 @@ impl ConnectArgs {
         };
         Ok(Target {
             server: server.as_str().trim_end_matches('/').to_owned(),
+            token_is_saved: token.is_none(),
             token: token.or_else(|| profile.map(|(_, profile)| profile.token.clone())),
             app: profile.and_then(|(_, profile)| profile.app.clone()),
             authority,
@@ -136,7 +143,8 @@ impl Session {
             [] => Err(Failure::usage("there is no app yet").hint("`pendula app create NAME` makes one")),
             several => {
                 let names: Vec<_> = several.iter().map(|app| app.name.as_str()).collect();
-                Err(Failure::usage(format!("which app? there are {}", names.join(", "))).hint("name it with --app or PENDULA_APP"))
+                Err(Failure::usage(format!("which app? there are {}", names.join(", ")))
+                    .hint("name it with --app or PENDULA_APP"))
             }
         }
     }
@@ -154,7 +162,8 @@ pub fn token_from_environment() -> Outcome<Option<String>> {
 /// The token in a file; `-` means standard input.
 pub fn read_token(file: &Path) -> Outcome<String> {
     let context = |error: std::io::Error| Failure::usage(format!("reading the token from {}: {error}", file.display()));
-    let text = if file == Path::new("-") { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(file) };
+    let text =
+        if file == Path::new("-") { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(file) };
     clean_token(&text.map_err(context)?, &file.display().to_string())
 }
 

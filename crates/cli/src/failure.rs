@@ -108,13 +108,13 @@ impl From<ClientError> for Failure {
             ClientError::Address(_) => Failure::usage(message),
             ClientError::Unreachable { .. } => Failure::unreachable(message)
                 .hint("is the server running? `pendula doctor` shows what is wrong, `pendula dev` starts one here"),
-            ClientError::Protocol { .. } => {
-                Failure::unreachable(message).hint("check the address: --server, PENDULA_SERVER or the profile (`pendula login --list`)")
-            }
+            ClientError::Protocol { .. } => Failure::unreachable(message)
+                .hint("check the address: --server, PENDULA_SERVER or the profile (`pendula login --list`)"),
             ClientError::Problem(problem) => {
                 let refused = Failure::refused(format!("{message} ({})", problem.code));
                 match problem.status {
-                    401 => refused.hint("the token is missing, wrong, expired or revoked: `pendula login`, or set PENDULA_TOKEN"),
+                    401 => refused
+                        .hint("the token is missing, wrong, expired or revoked: `pendula login`, or set PENDULA_TOKEN"),
                     403 => refused.hint("`pendula doctor` shows what the token may do"),
                     _ if problem.retryable => refused.hint("this may pass; try again"),
                     _ => refused,

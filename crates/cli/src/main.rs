@@ -19,6 +19,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // Before anything else: the worker starts this same program as the guard of a script's processes.
     pendula_processors::supervisor::main_if_supervisor();

@@ -55,7 +55,8 @@ pub fn user_directory(variable: &str, fallback: &str) -> Outcome<PathBuf> {
     }
     match std::env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_absolute()) {
         Some(home) => Ok(home.join(fallback)),
-        None => Err(Failure::usage(format!("neither HOME nor {variable} names a directory")).hint("set HOME, or PENDULA_PROFILES to a file")),
+        None => Err(Failure::usage(format!("neither HOME nor {variable} names a directory"))
+            .hint("set HOME, or PENDULA_PROFILES to a file")),
     }
 }
 
@@ -71,7 +72,8 @@ impl Profiles {
         if mode & 0o077 != 0 {
             eprintln!("pendula: {} holds tokens and others may read it: chmod 600 {0}", path.display());
         }
-        toml::from_str(&text).map_err(|error| Failure::usage(format!("{}: {}", path.display(), error.to_string().trim_end())))
+        toml::from_str(&text)
+            .map_err(|error| Failure::usage(format!("{}: {}", path.display(), error.to_string().trim_end())))
     }
 
     /// Replaces the file in one step, so that a crash leaves the old one or the new one.
@@ -95,7 +97,11 @@ impl Profiles {
             Some((name, profile)) => Ok(Some((name, profile))),
             None => {
                 let known: Vec<_> = self.profiles.keys().map(String::as_str).collect();
-                let known = if known.is_empty() { "there are none yet".to_owned() } else { format!("known: {}", known.join(", ")) };
+                let known = if known.is_empty() {
+                    "there are none yet".to_owned()
+                } else {
+                    format!("known: {}", known.join(", "))
+                };
                 Err(Failure::usage(format!("there is no profile `{name}`; {known}")).hint("`pendula login` makes one"))
             }
         }

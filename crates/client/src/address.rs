@@ -12,7 +12,9 @@ use crate::error::ClientError;
 /// [`ClientError::Address`] names the text and what is allowed.
 pub fn parse_address(text: &str) -> Result<Url, ClientError> {
     let refuse = |why: &str| {
-        ClientError::Address(format!("`{text}` is not the address of a server: {why}; write http://HOST:PORT or https://HOST:PORT"))
+        ClientError::Address(format!(
+            "`{text}` is not the address of a server: {why}; write http://HOST:PORT or https://HOST:PORT"
+        ))
     };
     let trimmed = text.trim();
     if trimmed.is_empty() {
@@ -51,7 +53,17 @@ mod tests {
         ] {
             assert_eq!(parse_address(text).expect(text).as_str(), expect);
         }
-        for text in ["", " ", "htp://a", "http://", "http://a,http://b", "http://a:99999", "http://u:p@a", "http://a/b", "http://a,b:1"] {
+        for text in [
+            "",
+            " ",
+            "htp://a",
+            "http://",
+            "http://a,http://b",
+            "http://a:99999",
+            "http://u:p@a",
+            "http://a/b",
+            "http://a,b:1",
+        ] {
             let message = parse_address(text).expect_err(text).to_string();
             assert!(message.contains(&format!("`{text}`")) && message.contains("https://HOST:PORT"), "{message}");
         }

@@ -63,7 +63,9 @@ impl ClientBuilder {
         for pem in &self.authorities {
             let read = reqwest::Certificate::from_pem_bundle(pem).unwrap_or_default();
             if read.is_empty() {
-                return Err(ClientError::Address("the file of the certificate authority holds no PEM certificate".to_owned()));
+                return Err(ClientError::Address(
+                    "the file of the certificate authority holds no PEM certificate".to_owned(),
+                ));
             }
             certificates.extend(read);
         }
@@ -85,7 +87,12 @@ impl Client {
     }
 
     pub fn builder(base_url: &str) -> ClientBuilder {
-        ClientBuilder { base: base_url.to_owned(), token: None, authorities: Vec::new(), timeout: Duration::from_secs(60) }
+        ClientBuilder {
+            base: base_url.to_owned(),
+            token: None,
+            authorities: Vec::new(),
+            timeout: Duration::from_secs(60),
+        }
     }
 
     /// The server's address.
@@ -131,7 +138,11 @@ impl Client {
         self.json(self.request(Method::GET, segments)).await
     }
 
-    pub(crate) async fn post<T: DeserializeOwned>(&self, segments: &[&str], body: &impl Serialize) -> Result<T, ClientError> {
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        segments: &[&str],
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
         self.json(self.request(Method::POST, segments).json(body)).await
     }
 

@@ -33,7 +33,13 @@ pub struct FollowOptions {
 
 impl Default for FollowOptions {
     fn default() -> Self {
-        FollowOptions { attempt: None, offset: 0, tail: None, patience: Duration::from_secs(300), silence: Duration::from_secs(45) }
+        FollowOptions {
+            attempt: None,
+            offset: 0,
+            tail: None,
+            patience: Duration::from_secs(300),
+            silence: Duration::from_secs(45),
+        }
     }
 }
 

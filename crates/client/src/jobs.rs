@@ -2,7 +2,8 @@
 
 use pendula_model::Timestamp;
 use pendula_model::api::{
-    ApplyRequest, ApplyResult, GapList, JobView, NextFires, PageOf, RevisionView, RunJob, RunMany, RunManyResult, RunResult,
+    ApplyRequest, ApplyResult, GapList, JobView, NextFires, PageOf, RevisionView, RunJob, RunMany, RunManyResult,
+    RunResult,
 };
 use pendula_model::job::JobSpec;
 use pendula_model::trigger::Trigger;
@@ -39,7 +40,13 @@ impl Client {
     }
 
     /// Replaces a definition, if its version is still `version` (without one: whatever it is).
-    pub async fn job_update(&self, app: &str, job: &str, version: Option<u64>, spec: &JobSpec) -> Result<JobView, ClientError> {
+    pub async fn job_update(
+        &self,
+        app: &str,
+        job: &str,
+        version: Option<u64>,
+        spec: &JobSpec,
+    ) -> Result<JobView, ClientError> {
         let mut request = self.request(Method::PUT, &["apps", app, "jobs", job]).json(spec);
         if let Some(version) = version {
             request = request.header(http::header::IF_MATCH, format!("\"{version}\""));
@@ -96,13 +103,24 @@ impl Client {
     }
 
     /// The next `count` fire times after `after` (default: now).
-    pub async fn job_next(&self, app: &str, job: &str, count: u32, after: Option<Timestamp>) -> Result<NextFires, ClientError> {
+    pub async fn job_next(
+        &self,
+        app: &str,
+        job: &str,
+        count: u32,
+        after: Option<Timestamp>,
+    ) -> Result<NextFires, ClientError> {
         let request = self.request(Method::GET, &["apps", app, "jobs", job, "next"]);
         self.json(request.query(&[("count", count)]).query(&[("after", after)])).await
     }
 
     /// The next `count` fire times after `after` (default: now) of a trigger that is not saved.
-    pub async fn preview(&self, trigger: &Trigger, count: u32, after: Option<Timestamp>) -> Result<NextFires, ClientError> {
+    pub async fn preview(
+        &self,
+        trigger: &Trigger,
+        count: u32,
+        after: Option<Timestamp>,
+    ) -> Result<NextFires, ClientError> {
         let request = self.request(Method::POST, &["preview"]).json(trigger);
         self.json(request.query(&[("count", count)]).query(&[("after", after)])).await
     }

@@ -18,12 +18,12 @@
 //! Read [`script`] for scripts, [`supervisor`] for why none of their processes survives, [`template`] for `${…}`, and
 //! [`http`] with [`http::egress`] for requests. `docs/processors.md` is the manual for people who write definitions.
 
+pub mod facts;
+pub mod http;
+mod noop;
 mod register;
 pub mod script;
 pub mod supervisor;
 pub mod template;
-pub mod facts;
-pub mod http;
-mod noop;
 
 pub use register::{ProcessorConfig, register};

@@ -30,6 +30,4 @@ pub enum Breakage {
     SchedulesUnread,
     /// Silence of a worker is not noticed.
     SilenceUnnoticed,
-    /// The engine is not woken when it asked to be.
-    TimersUnheard,
 }

@@ -39,6 +39,10 @@ pub struct Profile {
     /// How long things happen before all is repaired.
     pub length: Duration,
     pub workers: usize,
+    /// Fewest and most slots of a worker.
+    pub slots: (u64, u64),
+    /// Longest time until a worker that is gone is started again.
+    pub workers_return: Duration,
     /// Mean time between two requests of users.
     pub request_every: Duration,
     /// Mean time between two faults.
@@ -63,6 +67,8 @@ const CALM: Profile = Profile {
     name: "calm",
     length: Duration::from_secs(60),
     workers: 2,
+    slots: (1, 4),
+    workers_return: Duration::from_secs(15),
     request_every: Duration::from_millis(700),
     fault_every: Duration::from_secs(3600),
     faults: &[],
@@ -76,7 +82,7 @@ const CALM: Profile = Profile {
 };
 
 /// Every mix; seeds take them in turn.
-pub const PROFILES: [Profile; 10] = [
+pub const PROFILES: [Profile; 11] = [
     CALM,
     Profile {
         name: "crashes",
@@ -155,6 +161,15 @@ pub const PROFILES: [Profile; 10] = [
         faults: &[(Fault::Outage, 4), (Fault::Crash, 2), (Fault::KillWorker, 2), (Fault::Stall, 2)],
         triggered: 900,
         request_every: Duration::from_millis(1500),
+        ..CALM
+    },
+    Profile {
+        name: "lonely",
+        length: Duration::from_secs(120),
+        workers: 1,
+        workers_return: Duration::from_secs(90),
+        fault_every: Duration::from_secs(15),
+        faults: &[(Fault::KillWorker, 4), (Fault::RetireWorker, 2), (Fault::Crash, 1)],
         ..CALM
     },
     Profile {

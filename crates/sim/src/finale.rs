@@ -16,6 +16,7 @@ const NOBODY: ReplyTo = ReplyTo(u64::MAX);
 
 impl World {
     pub(crate) fn conclude(&mut self) {
+        self.steps_lived = self.steps;
         self.heal();
         let grace = self.now + 15 * SECOND;
         if !self.run_until(grace, |_| false) {

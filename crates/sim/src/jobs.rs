@@ -10,13 +10,14 @@ use pendula_model::processor::{Handler, Processor};
 use pendula_model::trigger::{DailyWindow, Misfire, Trigger};
 
 use crate::dice::Dice;
+use crate::faults::Profile;
 
 /// A definition for `name`, made at `now` (by the wall clock).
-pub(crate) fn invent(dice: &mut Dice, name: &str, now: Timestamp, triggered: u64) -> JobSpec {
+pub(crate) fn invent(dice: &mut Dice, name: &str, now: Timestamp, profile: &Profile) -> JobSpec {
     let processor = if dice.chance(850) { "a" } else { "b" };
     let handler = Handler { name: processor.to_owned(), config: None };
     let mut spec = JobSpec::new(name, Processor::Handler(handler));
-    if dice.chance(triggered) {
+    if dice.chance(profile.triggered) {
         spec.trigger = Some(trigger(dice, now));
     }
     if dice.chance(500) {
@@ -38,7 +39,8 @@ pub(crate) fn invent(dice: &mut Dice, name: &str, now: Timestamp, triggered: u64
     }
     if dice.chance(200) {
         // There is only one worker for `b`.
-        let zone = if processor == "a" { *dice.pick(&["x", "y"]) } else { "x" };
+        let zones = if processor == "a" && profile.workers > 1 { &["x", "y"][..] } else { &["x"] };
+        let zone = *dice.pick(zones);
         spec.workers.labels = BTreeMap::from([("zone".to_owned(), zone.to_owned())]);
     }
     if dice.chance(200) {

@@ -28,17 +28,18 @@ use std::panic::AssertUnwindSafe;
 pub use audit::{Counts, Violation};
 pub use breakage::Breakage;
 pub use faults::{Fault, PROFILES, Profile};
+use pendula_model::job::JobSpec;
 use world::World;
 
-/// Lines of a traced history that are kept.
-const KEPT_LINES: usize = 150;
+/// Lines of a traced history that an ending has.
+const TOLD: usize = 200;
 
 /// How a history ended.
 #[derive(Clone, Debug)]
 pub struct Ending {
     pub violation: Option<Violation>,
     pub counts: Counts,
-    /// Steps of owners, between any two of which one may crash.
+    /// Steps of owners before everything was repaired; between any two of them one may crash.
     pub steps: u64,
     /// Of the whole trace; 0 when it was off.
     pub hash: u64,
@@ -48,11 +49,26 @@ pub struct Ending {
 
 /// Lives through one history. With `traced` it also tells it, which takes several times as long.
 pub fn live(seed: u64, profile: &Profile, breakage: Option<Breakage>, traced: bool) -> Ending {
-    let world = RefCell::new(World::new(seed, profile.clone(), breakage, traced));
-    let lived = std::panic::catch_unwind(AssertUnwindSafe(|| {
-        let world = &mut *world.borrow_mut();
+    ending_of(World::new(seed, profile.clone(), breakage, traced), |world| {
         world.set_up();
         world.live();
+    })
+}
+
+/// A history in which users only create `jobs`, and the owner dies once, `crash_in` steps after they were told so.
+pub fn live_until_crash(seed: u64, profile: &Profile, jobs: Vec<JobSpec>, crash_in: Option<u32>) -> Ending {
+    ending_of(World::new(seed, profile.clone(), None, false), |world| {
+        world.set_up();
+        world.apply(jobs);
+        world.live_until_crash(crash_in);
+    })
+}
+
+fn ending_of(world: World, story: impl FnOnce(&mut World)) -> Ending {
+    let world = RefCell::new(world);
+    let lived = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        let world = &mut *world.borrow_mut();
+        story(world);
         if world.violation().is_none() {
             world.conclude();
         }
@@ -69,13 +85,18 @@ pub fn live(seed: u64, profile: &Profile, breakage: Option<Breakage>, traced: bo
     Ending {
         violation,
         counts: world.audit.counts,
-        steps: world.steps,
+        steps: world.steps_lived,
         hash: world.trace.hash(),
-        tail: world.trace.tail(KEPT_LINES),
+        tail: world.trace.tail(TOLD),
     }
 }
 
 /// The mix that a seed is lived through with.
 pub fn profile_of(seed: u64) -> &'static Profile {
     &PROFILES[(seed % PROFILES.len() as u64) as usize]
+}
+
+/// The mix of this name.
+pub fn profile_named(name: &str) -> Option<&'static Profile> {
+    PROFILES.iter().find(|profile| profile.name == name)
 }

@@ -166,6 +166,7 @@ impl World {
         match self.crash_in {
             Some(0) => {
                 self.crash_in = None;
+                self.audit.counts.crashes += 1;
                 true
             }
             Some(left) => {
@@ -292,15 +293,16 @@ impl World {
         let (epoch, changes) = (*epoch, batch.changes.clone());
         let is_advance = |change: &Change| matches!(change, Change::ScheduleAdvanced { .. });
         let (advances, others): (Vec<_>, Vec<_>) = changes.into_iter().partition(is_advance);
-        for part in [others, advances] {
-            if self.store.commit(epoch, &part, self.breakage, &mut self.dice).is_err() {
+        for part in [&others, &advances] {
+            if self.store.commit(epoch, part, self.breakage, &mut self.dice).is_err() {
                 return self.drop_owner(number, "its commit was refused");
             }
-            self.audit.fired_only(&part);
             if !self.step(number) {
-                return;
+                return self.audit.fired_only(&others);
             }
         }
+        let Some(Owner { under_way: Some(batch), .. }) = self.owners.get(&number) else { return };
+        self.audit.committed(&batch.changes, true);
         self.after(0, Event::Written(number));
     }
 
@@ -430,9 +432,6 @@ impl World {
             return;
         }
         owner.wake_at = Some(due);
-        if self.breakage == Some(Breakage::TimersUnheard) && self.dice.chance(20) {
-            return;
-        }
         self.at(due, Event::Alarm(number));
     }
 

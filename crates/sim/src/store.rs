@@ -1,6 +1,7 @@
 //! The store of a history: the real memory store with its real guards, and what may go wrong with it.
 
 use pendula_model::change::Change;
+use pendula_model::instance::Instance;
 use pendula_model::job::Job;
 use pendula_model::snapshot::Snapshot;
 use pendula_model::{Epoch, JobId, PartitionId, Timestamp};
@@ -87,13 +88,22 @@ impl SimStore {
 }
 
 fn forget_fire(change: &mut Change) {
-    if let Change::InstanceInserted { instance, .. } = change {
-        instance.fire_time = None;
+    if let Some(row) = row_of(change) {
+        row.fire_time = None;
     }
 }
 
 fn forget_key(change: &mut Change) {
-    if let Change::InstanceInserted { instance, .. } = change {
-        instance.idempotency_key = None;
+    if let Some(row) = row_of(change) {
+        row.idempotency_key = None;
+    }
+}
+
+fn row_of(change: &mut Change) -> Option<&mut Instance> {
+    match change {
+        Change::InstanceInserted { instance: row, .. }
+        | Change::InstanceEnded { instance: row, .. }
+        | Change::InstanceUpdated(row) => Some(row),
+        _ => None,
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 /// Lines kept.
-const KEPT: usize = 100_000;
+const KEPT: usize = 10_000;
 
 /// Off by default, as writing lines takes longer than living through them; a seed that fails is run again with it on.
 #[derive(Debug, Default)]

@@ -54,7 +54,7 @@ impl World {
         let known = (!self.users.known.is_empty()).then(|| *dice.pick(&self.users.known));
         let command = match (dice.below(100), known) {
             (0..24, _) => {
-                let spec = Arc::new(invent(dice, &name, wall, self.profile.triggered));
+                let spec = Arc::new(invent(dice, &name, wall, &self.profile));
                 Command::JobApply { app, spec, expected_version: None }
             }
             (24..34, _) => Command::JobEnable { app, name, enabled: dice.chance(500) },

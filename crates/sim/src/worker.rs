@@ -161,7 +161,8 @@ impl World {
         if let Link::Dialling(connection) | Link::Up(connection) = link {
             self.worker_closes(connection);
         }
-        let back = if self.healed { 500 * MILLI } else { self.dice.between(200 * MILLI, 15 * SECOND) };
+        let longest = self.profile.workers_return.as_micros() as u64;
+        let back = if self.healed { 500 * MILLI } else { self.dice.between(200 * MILLI, longest) };
         self.after(back, Event::StartWorker(number));
     }
 

@@ -1,9 +1,11 @@
 //! One history: its clock, its queue of what happens next, and all that takes part.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use pendula_engine::input::Outcome;
 use pendula_engine::{Command, Input, Need, Reply, Settings};
+use pendula_model::job::JobSpec;
 use pendula_model::{InstanceId, Timestamp};
 
 use crate::audit::{Audit, Violation};
@@ -22,7 +24,7 @@ pub(crate) const SECOND: u64 = 1_000_000;
 /// What the wall clock shows at the beginning: 2026-11-21T08:00:00Z.
 const BEGINNING: i64 = 1_795_248_000_000_000;
 /// Events after which a history is taken to go round in circles.
-const MOST_EVENTS: u64 = 400_000;
+const MOST_EVENTS: u64 = 1_000_000;
 
 /// Something that is going to happen.
 #[derive(Clone, Debug)]
@@ -110,6 +112,8 @@ pub(crate) struct World {
     pub(crate) next_owner: u32,
     /// Steps of owners so far, and the one before which the current owner dies.
     pub(crate) steps: u64,
+    /// Steps until everything was repaired.
+    pub(crate) steps_lived: u64,
     pub(crate) crash_in: Option<u32>,
     pub(crate) lose_answer: bool,
     pub(crate) doubt_answer: bool,
@@ -146,6 +150,7 @@ impl World {
             current: None,
             next_owner: 1,
             steps: 0,
+            steps_lived: 0,
             crash_in: None,
             lose_answer: false,
             doubt_answer: false,
@@ -182,12 +187,32 @@ impl World {
         self.run_until(5 * SECOND, |world| world.users.app.is_some());
         let Some(app) = self.users.app else { return };
         for number in 0..self.profile.workers {
-            let slots = self.dice.between(1, 4) as u32;
+            let slots = self.dice.between(self.profile.slots.0, self.profile.slots.1) as u32;
             self.workers.push(Worker::new(number, app, slots));
             let late = self.dice.below(3 * SECOND);
             self.after(late, Event::StartWorker(number));
         }
         self.healed = false;
+    }
+
+    /// Users who want only this, all at once; returns once they were answered.
+    pub(crate) fn apply(&mut self, jobs: Vec<JobSpec>) {
+        let Some(app) = self.users.app else { return };
+        self.healed = true;
+        for spec in jobs {
+            self.ask(Command::JobApply { app, spec: Arc::new(spec), expected_version: Some(0) });
+        }
+        let end = self.now + 60 * SECOND;
+        self.run_until(end, |world| world.users.unanswered == 0);
+        self.healed = false;
+    }
+
+    /// Nothing goes wrong but one crash, `crash_in` steps from now.
+    pub(crate) fn live_until_crash(&mut self, crash_in: Option<u32>) {
+        self.crash_in = crash_in;
+        self.steps = 0;
+        let end = self.now + self.profile.length.as_micros() as u64;
+        self.run_until(end, |_| false);
     }
 
     /// The part in which things go wrong.

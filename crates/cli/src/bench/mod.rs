@@ -146,7 +146,8 @@ fn print(report: &Report, screen: Screen) -> Outcome {
         }
     }
     for measure in &report.measures {
-        let value = if measure.value >= 1000.0 { format!("{:.0}", measure.value) } else { format!("{:.2}", measure.value) };
+        let value =
+            if measure.value >= 1000.0 { format!("{:.0}", measure.value) } else { format!("{:.2}", measure.value) };
         table.row([measure.scenario.to_owned(), measure.what.clone(), value, measure.unit.to_owned()]);
     }
     screen.table(table)

@@ -72,7 +72,12 @@ pub async fn run(args: Args, screen: Screen) -> Outcome {
                 let mut table = Table::new(["NAME", "NAMESPACE", "SCRIPTS", "CREATED"]);
                 for app in &apps {
                     let scripts = if app.allow_scripts { "allowed" } else { "refused" };
-                    table.row([app.name.clone(), app.namespace.clone(), scripts.to_owned(), clock(app.created_at, now())]);
+                    table.row([
+                        app.name.clone(),
+                        app.namespace.clone(),
+                        scripts.to_owned(),
+                        clock(app.created_at, now()),
+                    ]);
                 }
                 screen.table(table)
             })

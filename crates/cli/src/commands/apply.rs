@@ -106,14 +106,23 @@ pub(super) fn print_plan(screen: &Screen, plan: &AppPlan, defined: &[Defined], d
         if let Some(problem) = &job.problem {
             let field = problem.field.clone().unwrap_or_default();
             let text = problem.detail.as_ref().unwrap_or(&problem.title);
-            screen.line(format!("      {}: {field}{}{text} ({})", defined.place(&field), if field.is_empty() { "" } else { ": " }, problem.code))?;
+            screen.line(format!(
+                "      {}: {field}{}{text} ({})",
+                defined.place(&field),
+                if field.is_empty() { "" } else { ": " },
+                problem.code
+            ))?;
         }
         if let (Some(before), ApplyAction::Updated) = (&job.before, job.action) {
             for changed in changes(before, &defined.spec) {
                 if details {
-                    for (sign, shade, value) in [("-", Shade::Bad, &changed.before), ("+", Shade::Good, &changed.after)] {
+                    for (sign, shade, value) in [("-", Shade::Bad, &changed.before), ("+", Shade::Good, &changed.after)]
+                    {
                         if let Some(value) = value {
-                            screen.line(format!("      {}", screen.paint(shade, &format!("{sign} {}: {}", changed.path, shown(value)))))?;
+                            screen.line(format!(
+                                "      {}",
+                                screen.paint(shade, &format!("{sign} {}: {}", changed.path, shown(value)))
+                            ))?;
                         }
                     }
                 } else {
@@ -155,11 +164,14 @@ pub(super) fn count(count: usize, noun: &str) -> String {
 
 /// Fails when the server refused something; everything else was done.
 pub(super) fn check_refused(plans: &[AppPlan]) -> Outcome {
-    let refused: Vec<_> = plans.iter().flat_map(|plan| &plan.jobs).filter(|job| job.action == ApplyAction::Refused).collect();
+    let refused: Vec<_> =
+        plans.iter().flat_map(|plan| &plan.jobs).filter(|job| job.action == ApplyAction::Refused).collect();
     let Some(first) = refused.first() else { return Ok(()) };
     let failure = Failure::refused(format!("{} refused", count(refused.len(), "job")));
     Err(match first.problem.as_ref().map(|problem| problem.code.as_str()) {
-        Some("scripts_not_allowed") => failure.hint(format!("pendula app update {} --allow-scripts true", plans[0].app)),
+        Some("scripts_not_allowed") => {
+            failure.hint(format!("pendula app update {} --allow-scripts true", plans[0].app))
+        }
         _ => failure,
     })
 }

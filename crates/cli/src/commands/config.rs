@@ -46,7 +46,8 @@ pub fn run(args: Args, screen: Screen) -> Outcome {
         Command::Check { options } => {
             let config = options.load()?;
             if let Some(secret) = &config.admin_token {
-                pendula_server::auth::Secret::configured(secret).map_err(|weak| Failure::usage(format!("admin_token: {weak}")))?;
+                pendula_server::auth::Secret::configured(secret)
+                    .map_err(|weak| Failure::usage(format!("admin_token: {weak}")))?;
             }
             let checked = Checked { valid: true, warnings: config.warnings };
             screen.show(&checked, |screen| {
@@ -61,7 +62,8 @@ pub fn run(args: Args, screen: Screen) -> Outcome {
             if screen.is_table() {
                 return screen.line(text.trim_end());
             }
-            let table: toml::Table = text.parse().map_err(|error| Failure::refused(format!("reading back the configuration: {error}")))?;
+            let table: toml::Table =
+                text.parse().map_err(|error| Failure::refused(format!("reading back the configuration: {error}")))?;
             screen.document(&table)
         }
     }

@@ -93,13 +93,18 @@ pub async fn run(args: Args, screen: Screen) -> Outcome {
     config.admin_token = Some(token.clone());
     let stop = signals::once_then_exit().map_err(|error| Failure::refused(format!("receiving signals: {error}")))?;
     let server = Server::start(config, Arc::new(SystemClock)).await.map_err(|error| {
-        Failure::refused(format!("{error:#}")).hint("another `pendula dev` may be running; --port and --data choose others")
+        Failure::refused(format!("{error:#}")).hint("--port and --data choose others, if another `pendula dev` runs;\n--fresh begins again without what an earlier one saved")
     })?;
     let url = format!("http://{}", server.local_addr());
     let worker_token = furnish(&Client::new(&url, &token)?).await?;
     let saved = save_profile(&url, &token);
 
-    let builder = Worker::builder(&url).app(APP).token(worker_token).name("dev").slots(args.slots).drain_budget(Duration::from_secs(5));
+    let builder = Worker::builder(&url)
+        .app(APP)
+        .token(worker_token)
+        .name("dev")
+        .slots(args.slots)
+        .drain_budget(Duration::from_secs(5));
     let processors = ProcessorConfig { egress: EgressPolicy::default(), noop: true, ..ProcessorConfig::default() };
     let builder = register(builder, processors).map_err(|error| Failure::refused(error.to_string()))?;
     let worker = builder.build().map_err(|error| Failure::refused(error.to_string()))?;
@@ -122,7 +127,9 @@ pub async fn run(args: Args, screen: Screen) -> Outcome {
 
 /// Makes the data directory, for its owner alone, and gives the admin token that it keeps.
 fn prepare(data: &Path, fresh: bool) -> Outcome<String> {
-    let context = |error: std::io::Error| Failure::usage(format!("data directory {}: {error}", data.display())).hint("--data chooses another");
+    let context = |error: std::io::Error| {
+        Failure::usage(format!("data directory {}: {error}", data.display())).hint("--data chooses another")
+    };
     let file = data.join(TOKEN_FILE);
     if fresh && file.exists() {
         match std::fs::remove_dir_all(data.join(STORE)) {
@@ -137,7 +144,8 @@ fn prepare(data: &Path, fresh: bool) -> Outcome<String> {
         _ => {}
     }
     let token = Alphanumeric.sample_string(&mut rand::rng(), 48);
-    let mut created = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file).map_err(context)?;
+    let mut created =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file).map_err(context)?;
     writeln!(created, "{token}").map_err(context)?;
     Ok(token)
 }
@@ -157,7 +165,8 @@ async fn furnish(client: &Client) -> Outcome<String> {
     for old in client.token_list().await?.into_iter().filter(|token| token.name == NAME) {
         client.token_revoke(old.id).await?;
     }
-    let create = TokenCreate { name: NAME.to_owned(), kind: TokenKind::Worker, app: Some(APP.to_owned()), expires_in: None };
+    let create =
+        TokenCreate { name: NAME.to_owned(), kind: TokenKind::Worker, app: Some(APP.to_owned()), expires_in: None };
     let token = client.token_create(&create).await?;
     token.secret.ok_or_else(|| Failure::refused("the server gave no secret for the worker's token"))
 }
@@ -182,7 +191,10 @@ fn banner(screen: &Screen, url: &str, data: &Path, saved: Outcome<bool>) -> Outc
     screen.line(screen.paint(Shade::Good, &format!("Pendula {} serves on {url}", env!("CARGO_PKG_VERSION"))))?;
     screen.line(format!("  app {APP}, one worker, data in {}", data.display()))?;
     if let Err(failure) = saved {
-        screen.line(format!("  the profile could not be saved ({failure}); the token is in {}", data.join(TOKEN_FILE).display()))?;
+        screen.line(format!(
+            "  the profile could not be saved ({failure}); the token is in {}",
+            data.join(TOKEN_FILE).display()
+        ))?;
     }
     screen.line("")?;
     screen.line("In another terminal:")?;

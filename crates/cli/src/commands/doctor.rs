@@ -148,14 +148,17 @@ async fn serving(client: &Client, kind: TokenKind, report: &mut Report) {
             inside(&status, report);
         }
         Err(why) if kind == TokenKind::Admin => report.failed("status", why),
-        Err(_) => report.add("status", Verdict::Skipped, format!("needs an admin token, this is of kind {}", kind_word(kind))),
+        Err(_) => {
+            report.add("status", Verdict::Skipped, format!("needs an admin token, this is of kind {}", kind_word(kind)))
+        }
     }
     workers(client, report).await;
 }
 
 /// The server's clock was read between the two moments of ours; what lies outside of them is skew.
 fn clock_skew(asked: Timestamp, answered: Timestamp, server: Timestamp, report: &mut Report) {
-    let (skew, direction) = if server < asked { (asked.since(server), "behind") } else { (server.since(answered), "ahead of") };
+    let (skew, direction) =
+        if server < asked { (asked.since(server), "behind") } else { (server.since(answered), "ahead of") };
     let detail = if skew.is_zero() {
         format!("agrees with ours to {}", span(answered.since(asked)))
     } else {
@@ -227,11 +230,20 @@ async fn workers(client: &Client, report: &mut Report) {
 /// What a worker on this machine would need for scripts.
 fn interpreters(report: &mut Report) {
     for (check, program, argument) in [("sh", "/bin/sh", "-c :"), ("python3", "python3", "--version")] {
-        let run = Command::new(program).args(argument.split(' ')).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let run = Command::new(program)
+            .args(argument.split(' '))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
         match run {
             Ok(status) if status.success() => report.ok(check, "runs on this machine"),
             Ok(status) => report.add(check, Verdict::Warning, format!("{program} does not work here: {status}")),
-            Err(error) => report.add(check, Verdict::Warning, format!("a worker on this machine could not run it: {program}: {error}")),
+            Err(error) => report.add(
+                check,
+                Verdict::Warning,
+                format!("a worker on this machine could not run it: {program}: {error}"),
+            ),
         }
     }
 }
@@ -246,14 +258,20 @@ fn finish(screen: &Screen, report: Report) -> Outcome {
                 Verdict::Failed => (Shade::Bad, "failed"),
                 Verdict::Skipped => (Shade::Faint, "skipped"),
             };
-            table.shaded_row([(Shade::Plain, check.check.to_owned()), (shade, word.to_owned()), (Shade::Plain, check.detail.clone())]);
+            table.shaded_row([
+                (Shade::Plain, check.check.to_owned()),
+                (shade, word.to_owned()),
+                (Shade::Plain, check.detail.clone()),
+            ]);
         }
         screen.table(table)
     })?;
-    let failed: Vec<_> = report.checks.iter().filter(|check| check.verdict == Verdict::Failed).map(|check| check.check).collect();
+    let failed: Vec<_> =
+        report.checks.iter().filter(|check| check.verdict == Verdict::Failed).map(|check| check.check).collect();
     match (failed.as_slice(), report.unreachable) {
         ([], _) => Ok(()),
-        (_, true) => Err(Failure::unreachable("no server answers at that address").hint("is the address right, and the server started? `pendula dev` starts one here")),
+        (_, true) => Err(Failure::unreachable("no server answers at that address")
+            .hint("is the address right, and the server started? `pendula dev` starts one here")),
         (failed, false) => Err(Failure::refused(format!("failed: {}", failed.join(", ")))),
     }
 }

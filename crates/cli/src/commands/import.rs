@@ -115,12 +115,19 @@ pub async fn run(args: Args, screen: Screen) -> Outcome {
 /// The zone that cron on this machine used, or the one that was named.
 fn timezone(named: Option<&str>) -> Outcome<(String, Option<String>)> {
     if let Some(name) = named {
-        let zone = jiff::tz::TimeZone::get(name).map_err(|_| Failure::usage(format!("`{name}` is not a time zone; write an IANA name such as Europe/Berlin")))?;
+        let zone = jiff::tz::TimeZone::get(name).map_err(|_| {
+            Failure::usage(format!("`{name}` is not a time zone; write an IANA name such as Europe/Berlin"))
+        })?;
         return Ok((zone.iana_name().unwrap_or(name).to_owned(), None));
     }
     match jiff::tz::TimeZone::system().iana_name() {
         Some(name) => Ok((name.to_owned(), None)),
-        None => Ok(("UTC".to_owned(), Some("the name of this machine's zone is unknown: schedules are in UTC; --timezone names another".to_owned()))),
+        None => Ok((
+            "UTC".to_owned(),
+            Some(
+                "the name of this machine's zone is unknown: schedules are in UTC; --timezone names another".to_owned(),
+            ),
+        )),
     }
 }
 
@@ -133,7 +140,8 @@ fn gather(args: &CrontabArgs) -> Outcome<(Vec<Crontab>, Vec<String>)> {
         }
         let context = |error: std::io::Error| Failure::usage(format!("reading {}: {error}", path.display()));
         let entries: Result<Vec<_>, _> = std::fs::read_dir(path).map_err(context)?.collect();
-        let mut entries: Vec<_> = entries.map_err(context)?.into_iter().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+        let mut entries: Vec<_> =
+            entries.map_err(context)?.into_iter().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
         entries.sort();
         for file in entries {
             let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -178,7 +186,8 @@ fn save(file: &Path, app: Option<String>, jobs: Vec<JobSpec>) -> Outcome {
 /// Jobs that an earlier import of the same files made, and that are in them no more.
 async fn stale(client: &Client, app: &str, imported: &[Imported]) -> Outcome<Vec<String>> {
     let marks: BTreeSet<String> = imported.iter().map(|file| format!("{MARK}{}", file.path.display())).collect();
-    let names: BTreeSet<_> = imported.iter().flat_map(|file| &file.lines).filter_map(imported_job).map(|job| &job.name).collect();
+    let names: BTreeSet<_> =
+        imported.iter().flat_map(|file| &file.lines).filter_map(imported_job).map(|job| &job.name).collect();
     let jobs = client.job_list(app).await?.into_iter().map(|job| job.spec);
     let ours = |job: &JobSpec| {
         let origin = job.description.split(", user ").next().unwrap_or_default();
@@ -247,7 +256,9 @@ impl Report {
         let lines = self.files.iter_mut().flat_map(|file| &mut file.lines).filter(|line| line.job.is_some());
         for (line, AppliedJob { action, problem, .. }) in lines.zip(applied) {
             line.action = Some(action);
-            line.notes.extend(problem.map(|problem| format!("{} ({})", problem.detail.unwrap_or(problem.title), problem.code)));
+            line.notes.extend(
+                problem.map(|problem| format!("{} ({})", problem.detail.unwrap_or(problem.title), problem.code)),
+            );
         }
         Ok(())
     }
@@ -280,7 +291,15 @@ impl LineReport {
         };
         let plan = job.as_ref().and_then(|job| Plan::compile(job.trigger.as_ref()?, now).ok());
         let next = plan.map(|plan| plan.preview(now, 3)).unwrap_or_default();
-        LineReport { line: line.number, text: line.text.clone(), status: line.fate.word(), job, action: None, next, notes }
+        LineReport {
+            line: line.number,
+            text: line.text.clone(),
+            status: line.fate.word(),
+            job,
+            action: None,
+            next,
+            notes,
+        }
     }
 }
 

@@ -160,10 +160,12 @@ async fn list(screen: &Screen, client: &Client, app: Option<String>, args: ListA
 
 /// The columns that every listing of instances has.
 pub(super) fn instance_table(instances: &[InstanceView], now: Timestamp) -> Table {
-    let mut table = Table::new(["INSTANCE", "JOB", "STATE", "CREATED", "TOOK", "WORKER", "REASON"]);
+    let mut table = Table::listing(["INSTANCE", "JOB", "STATE", "CREATED", "TOOK", "WORKER", "REASON"], &[1, 5, 6]);
     for instance in instances {
         let reason = match (&instance.reason, &instance.message) {
-            (Some(reason), Some(message)) => format!("{reason}: {}", pendula_model::limits::cut(message.lines().next().unwrap_or(""), 80)),
+            (Some(reason), Some(message)) => {
+                format!("{reason}: {}", pendula_model::limits::cut(message.lines().next().unwrap_or(""), 80))
+            }
             (Some(reason), None) => reason.clone(),
             (None, _) => String::new(),
         };
@@ -198,10 +200,13 @@ async fn show(screen: &Screen, client: &Client, id: InstanceId) -> Outcome {
     if !because.is_empty() {
         facts.fact("because", because.join(": "));
     }
-    facts.fact("origin", match view.rerun_of {
-        Some(earlier) => format!("{} of {earlier}", view.origin),
-        None => view.origin.to_string(),
-    });
+    facts.fact(
+        "origin",
+        match view.rerun_of {
+            Some(earlier) => format!("{} of {earlier}", view.origin),
+            None => view.origin.to_string(),
+        },
+    );
     for (name, at) in [
         ("fire time", view.fire_time),
         ("created", Some(view.created_at)),
@@ -277,11 +282,18 @@ async fn logs(screen: &Screen, client: &Client, id: InstanceId, attempt: Option<
             if piece.end || piece.data.is_empty() {
                 return Ok(());
             }
-            range = LogRange { attempt: Some(piece.attempt), offset: Some(piece.next_offset), tail: None, limit: range.limit };
+            range = LogRange {
+                attempt: Some(piece.attempt),
+                offset: Some(piece.next_offset),
+                tail: None,
+                limit: range.limit,
+            };
         }
     }
     if !screen.is_table() {
-        return screen.document(&client.log_fetch(id, LogRange { attempt, limit: Some(1024 * 1024), ..LogRange::default() }).await?);
+        return screen.document(
+            &client.log_fetch(id, LogRange { attempt, limit: Some(1024 * 1024), ..LogRange::default() }).await?,
+        );
     }
     let mut chunks = std::pin::pin!(client.log_download(id, attempt).await?);
     while let Some(chunk) = chunks.next().await {
@@ -294,7 +306,9 @@ async fn retry(screen: &Screen, client: &Client, id: InstanceId, wait: bool) -> 
     let result = client.instance_retry(id, RunKey::Random).await?;
     let again = result.instance.ok_or_else(|| Failure::refused("the server made no instance"))?;
     if !wait {
-        return screen.show(&result, |screen| screen.line(format!("instance {again} runs what {id} ran\n  follow it: pendula instance logs -f {again}")));
+        return screen.show(&result, |screen| {
+            screen.line(format!("instance {again} runs what {id} ran\n  follow it: pendula instance logs -f {again}"))
+        });
     }
     watch(screen, client, again, FollowOptions::default()).await?.verdict(screen, again)
 }

@@ -151,7 +151,8 @@ pub async fn run(args: Args, screen: Screen) -> Outcome {
         Command::History { job, revisions: true, .. } => revisions(&screen, client, &app, &job).await,
         Command::History { job, gaps: true, .. } => gaps(&screen, client, &app, &job).await,
         Command::History { job, limit, .. } => {
-            let filter = InstanceFilter { app: Some(app), job: Some(job), limit: Some(limit), ..InstanceFilter::default() };
+            let filter =
+                InstanceFilter { app: Some(app), job: Some(job), limit: Some(limit), ..InstanceFilter::default() };
             let page = client.instance_list(&filter).await?;
             screen.show(&page, |screen| screen.table(instance_table(&page.items, now())))
         }
@@ -162,20 +163,22 @@ async fn list(screen: &Screen, client: &Client, app: &str) -> Outcome {
     let jobs = client.job_list(app).await?;
     screen.show(&jobs, |screen| {
         if jobs.is_empty() {
-            return screen.line(format!("app {app} has no jobs; `pendula apply -f FILE` and `pendula import crontab FILE` make some"));
+            return screen.line(format!(
+                "app {app} has no jobs; `pendula apply -f FILE` and `pendula import crontab FILE` make some"
+            ));
         }
         let now = now();
-        let mut table = Table::new(["NAME", "ENABLED", "WHEN", "RUNS", "NEXT", "LAST"]);
+        let mut table = Table::listing(["NAME", "ENABLED", "NEXT", "LAST", "WHEN", "RUNS"], &[4, 5]);
         for job in &jobs {
             let shade = if job.spec.enabled { Shade::Plain } else { Shade::Faint };
             let distance = |at: Option<Timestamp>| at.map_or("-".to_owned(), |at| ago(at, now));
             table.shaded_row([
                 (shade, job.spec.name.clone()),
                 (shade, if job.spec.enabled { "yes" } else { "no" }.to_owned()),
-                (shade, trigger_line(job.spec.trigger.as_ref())),
-                (shade, processor_line(&job.spec.processor)),
                 (shade, distance(job.next_fire)),
                 (shade, distance(job.last_fire)),
+                (shade, trigger_line(job.spec.trigger.as_ref())),
+                (shade, processor_line(&job.spec.processor)),
             ]);
         }
         screen.table(table)
@@ -188,7 +191,12 @@ async fn show(screen: &Screen, client: &Client, app: &str, job: &str) -> Outcome
         return screen.document(&view);
     }
     let fires = client.job_next(app, job, 3, None).await?;
-    let filter = InstanceFilter { app: Some(app.to_owned()), job: Some(job.to_owned()), limit: Some(5), ..InstanceFilter::default() };
+    let filter = InstanceFilter {
+        app: Some(app.to_owned()),
+        job: Some(job.to_owned()),
+        limit: Some(5),
+        ..InstanceFilter::default()
+    };
     let latest = client.instance_list(&filter).await?.items;
     let now = now();
     let mut facts = Table::of_facts();
@@ -221,7 +229,8 @@ async fn run_job(screen: &Screen, client: &Client, app: &str, args: RunArgs) -> 
         idempotency_key: None,
     };
     // A key of our own lets us repeat the request when its answer was lost.
-    let key = args.idempotency_key.unwrap_or_else(|| format!("cli-{}", Alphanumeric.sample_string(&mut rand::rng(), 24)));
+    let key =
+        args.idempotency_key.unwrap_or_else(|| format!("cli-{}", Alphanumeric.sample_string(&mut rand::rng(), 24)));
     let result = submit(client, app, &args.job, &run, &key).await?;
     let id = result.instance.ok_or_else(|| Failure::refused("the server made no instance"))?;
     if !args.wait {
@@ -264,10 +273,13 @@ fn params(json: Option<&str>, pairs: &[(String, String)]) -> Outcome<Option<Map<
         None => Map::new(),
         Some(text) => {
             let text = match text.strip_prefix('@') {
-                Some(file) => std::fs::read_to_string(file).map_err(|error| Failure::usage(format!("--params: reading {file}: {error}")))?,
+                Some(file) => std::fs::read_to_string(file)
+                    .map_err(|error| Failure::usage(format!("--params: reading {file}: {error}")))?,
                 None => text.to_owned(),
             };
-            let refuse = |why: String| Failure::usage(format!("--params: {why}")).hint("write a JSON object, as '{\"day\": \"2026-11-21\"}'");
+            let refuse = |why: String| {
+                Failure::usage(format!("--params: {why}")).hint("write a JSON object, as '{\"day\": \"2026-11-21\"}'")
+            };
             match serde_json::from_str(&text) {
                 Ok(Value::Object(params)) => params,
                 Ok(_) => return Err(refuse("is no JSON object".to_owned())),
@@ -294,7 +306,9 @@ async fn next(screen: &Screen, client: &Client, app: &str, job: &str, count: u32
         let heading = format!("IN {}", next.timezone);
         let mut table = Table::new(["HERE", heading.as_str(), "FROM NOW"]);
         for at in &next.fires {
-            let there = zone.clone().map_or("-".to_owned(), |zone| at.to_jiff().to_zoned(zone).strftime("%a %Y-%m-%d %H:%M:%S %:z").to_string());
+            let there = zone.clone().map_or("-".to_owned(), |zone| {
+                at.to_jiff().to_zoned(zone).strftime("%a %Y-%m-%d %H:%M:%S %:z").to_string()
+            });
             table.row([instant(*at), there, ago(*at, now)]);
         }
         if !table.is_empty() {

@@ -72,7 +72,11 @@ pub async fn run(args: Args, screen: Screen) -> Outcome {
         return screen.done(format!("using profile {name}"));
     };
     let (name, profile, who) = sign_in(&args, server).await?;
-    let summary = format!("logged in to {} with an {} token; saved as profile {name}", profile.server, kind_word(who.kind));
+    let summary = format!(
+        "logged in to {} with a token of kind {}; saved as profile {name}",
+        profile.server,
+        kind_word(who.kind)
+    );
     profiles.profiles.insert(name.clone(), profile);
     profiles.current = Some(name);
     profiles.save(&path)?;
@@ -90,14 +94,23 @@ async fn sign_in(args: &Args, server: &str) -> Outcome<(String, Profile, WhoAmI)
         },
     };
     let ca = match &args.ca {
-        Some(file) => Some(std::path::absolute(file).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?),
+        Some(file) => {
+            Some(std::path::absolute(file).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?)
+        }
         None => None,
     };
     let authority = ca
         .as_ref()
         .map(|file| std::fs::read(file).map_err(|error| Failure::usage(format!("reading {}: {error}", file.display()))))
         .transpose()?;
-    let target = Target { server: server.clone(), token: Some(token.clone()), app: None, authority, origin: "login".to_owned() };
+    let target = Target {
+        server: server.clone(),
+        token: Some(token.clone()),
+        token_is_saved: false,
+        app: None,
+        authority,
+        origin: "login".to_owned(),
+    };
     let who = target.client()?.whoami().await?;
     let name = args.name.clone().unwrap_or_else(|| "default".to_owned());
     let app = args.app.clone().or_else(|| who.app.clone());
@@ -122,7 +135,11 @@ fn list(screen: &Screen, profiles: &Profiles) -> Outcome {
         })
         .collect();
     screen.show(&names, |screen| {
-        if names.is_empty() { screen.line("no profiles; `pendula login --server URL` makes one") } else { screen.table(table) }
+        if names.is_empty() {
+            screen.line("no profiles; `pendula login --server URL` makes one")
+        } else {
+            screen.table(table)
+        }
     })
 }
 
@@ -130,7 +147,8 @@ fn list(screen: &Screen, profiles: &Profiles) -> Outcome {
 fn ask_token(server: &str) -> Outcome<String> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
-        return Err(Failure::usage("no token given").hint("--token-file FILE, --token-file - for standard input, or PENDULA_TOKEN"));
+        return Err(Failure::usage("no token given")
+            .hint("--token-file FILE, --token-file - for standard input, or PENDULA_TOKEN"));
     }
     let context = |error: rustix::io::Errno| Failure::refused(format!("setting up the terminal: {error}"));
     eprint!("token for {server}: ");

@@ -21,9 +21,9 @@ fn in_zone(text: &str, zone: TimeZone) -> Result<Timestamp, String> {
     if let Ok(at) = text.parse() {
         return Ok(at);
     }
-    let civil: DateTime = text
-        .parse()
-        .map_err(|_| "not a time; write 2026-11-21T08:00:00Z, or '2026-11-21 08:00' in this machine's zone".to_owned())?;
+    let civil: DateTime = text.parse().map_err(|_| {
+        "not a time; write 2026-11-21T08:00:00Z, or '2026-11-21 08:00' in this machine's zone".to_owned()
+    })?;
     let zoned = zone.to_zoned(civil).map_err(|error| error.to_string())?;
     Ok(Timestamp::from_jiff(zoned.timestamp()))
 }

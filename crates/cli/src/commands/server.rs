@@ -54,13 +54,17 @@ impl ServerOptions {
         let ServerOptions { config, database, listen, advertise, log_format, set } = self;
         let flags = Flags { listen, advertise, database, log_format, set };
         let sources = ConfigSources::of_process(config, flags);
-        Config::load(&sources).map_err(|error| Failure::usage(error.to_string()).hint("`pendula config show` lists every option"))
+        Config::load(&sources)
+            .map_err(|error| Failure::usage(error.to_string()).hint("`pendula config show` lists every option"))
     }
 }
 
 pub async fn run(args: Args) -> Outcome {
     let config = args.options.load()?;
-    telemetry::init(config.log.format, &config.log.filter).map_err(|error| Failure::usage(format!("log.filter: {error:#}")))?;
+    telemetry::init(config.log.format, &config.log.filter)
+        .map_err(|error| Failure::usage(format!("log.filter: {error:#}")))?;
     let signal = signals::once_then_exit().map_err(|error| Failure::refused(format!("receiving signals: {error}")))?;
-    pendula_server::run(config, Arc::new(SystemClock), signal).await.map_err(|error| Failure::refused(format!("{error:#}")))
+    pendula_server::run(config, Arc::new(SystemClock), signal)
+        .await
+        .map_err(|error| Failure::refused(format!("{error:#}")))
 }

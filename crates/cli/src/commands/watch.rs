@@ -58,7 +58,10 @@ impl Ended {
         let because = if because.is_empty() { because } else { format!(" ({because})") };
         if self.state == InstanceState::Succeeded {
             if screen.is_table() {
-                eprintln!("{}", screen.paint_error(state_shade(self.state), &format!("instance {id} succeeded{because}")));
+                eprintln!(
+                    "{}",
+                    screen.paint_error(state_shade(self.state), &format!("instance {id} succeeded{because}"))
+                );
             }
             return Ok(());
         }

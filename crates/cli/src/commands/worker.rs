@@ -12,7 +12,7 @@ use pendula_server::telemetry;
 use pendula_worker::{Shutdown, Worker, WorkerError};
 
 use super::moment::parse_duration;
-use crate::connect::{AppArg, ConnectArgs, read_token, token_from_environment};
+use crate::connect::{AppArg, ConnectArgs};
 use crate::definitions::now;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Screen, Shade, Table, ago};
@@ -129,7 +129,10 @@ pub async fn run(args: Args, screen: Screen) -> Outcome {
                     return screen.line(format!("app {app} has no worker; `pendula worker --app {app}` starts one"));
                 }
                 let now = now();
-                let mut table = Table::new(["NAME", "STATE", "BUSY", "PROCESSORS", "LABELS", "CPU", "HEARD", "VERSION", "ADDRESS"]);
+                let mut table = Table::listing(
+                    ["NAME", "STATE", "BUSY", "PROCESSORS", "LABELS", "CPU", "HEARD", "VERSION", "ADDRESS"],
+                    &[3, 4, 8],
+                );
                 for worker in &workers {
                     let shade = match worker.state.as_str() {
                         "connected" => Shade::Good,
@@ -165,13 +168,10 @@ pub async fn run(args: Args, screen: Screen) -> Outcome {
 async fn start(args: RunArgs, app: &AppArg, connect: &ConnectArgs) -> Outcome {
     let target = connect.target()?;
     // Not the profile's: that one opens more than a worker needs.
-    let token = match &connect.token_file {
-        Some(file) => read_token(file)?,
-        None => token_from_environment()?.ok_or_else(|| {
-            Failure::usage("no token for the worker").hint(
-                "export PENDULA_TOKEN=$(pendula token create NAME --kind worker --app APP --quiet)\nor --token-file FILE",
-            )
-        })?,
+    let Some(token) = target.token.filter(|_| !target.token_is_saved) else {
+        return Err(Failure::usage("no token for the worker").hint(
+            "export PENDULA_TOKEN=$(pendula token create NAME --kind worker --app APP --quiet)\nor --token-file FILE",
+        ));
     };
     let format = match args.log_format {
         Lines::Text => LogFormat::Text,

@@ -51,7 +51,9 @@ impl Environment {
                 if !wanted {
                     return noted("no mail is wanted, and none is sent");
                 }
-                return Fate::Unsupported { why: "no mail is sent yet; kept in the descriptions of the jobs below".to_owned() };
+                return Fate::Unsupported {
+                    why: "no mail is sent yet; kept in the descriptions of the jobs below".to_owned(),
+                };
             }
             name if MAIL.contains(&name) => return Fate::Unsupported { why: "no mail is sent yet".to_owned() },
             "CRON_TZ" => {
@@ -60,7 +62,9 @@ impl Environment {
                 self.timezone = value;
                 return match known {
                     true => noted("the zone of the schedules below"),
-                    false => Fate::Broken { why: format!("`{}` is not a time zone; the entries below cannot be scheduled", self.timezone) },
+                    false => Fate::Broken {
+                        why: format!("`{}` is not a time zone; the entries below cannot be scheduled", self.timezone),
+                    },
                 };
             }
             "RANDOM_DELAY" | "START_HOURS_RANGE" => {
@@ -69,7 +73,8 @@ impl Environment {
             "LOGNAME" | "USER" => return noted("cron sets it to the user itself; left out"),
             _ => {}
         }
-        let plain = !name.starts_with(|c: char| c.is_ascii_digit()) && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        let plain = !name.starts_with(|c: char| c.is_ascii_digit())
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         if name.is_empty() || !plain {
             return Fate::Unsupported { why: format!("`{name}` cannot be the name of an environment variable here") };
         }
@@ -104,7 +109,13 @@ pub(super) struct Made {
     pub notes: Vec<String>,
 }
 
-pub(super) fn make(entry: &Entry<'_>, crontab: &Crontab, options: &Options, environment: &Environment, names: &mut Names) -> Made {
+pub(super) fn make(
+    entry: &Entry<'_>,
+    crontab: &Crontab,
+    options: &Options,
+    environment: &Environment,
+    names: &mut Names,
+) -> Made {
     let mut notes = Vec::new();
     let (command, input) = percent::split(entry.command);
     let user = match &crontab.layout {

@@ -68,7 +68,9 @@ pub(super) fn entry(line: &str, has_user: bool) -> Result<Entry<'_>, String> {
     let user = if has_user {
         let user = word(&mut rest).ok_or("ends after the time: user and command are missing")?;
         if !is_user(user) {
-            return Err(format!("`{user}` stands where the user belongs, and is no user name; is this a user crontab?"));
+            return Err(format!(
+                "`{user}` stands where the user belongs, and is no user name; is this a user crontab?"
+            ));
         }
         Some(user)
     } else {
@@ -76,7 +78,12 @@ pub(super) fn entry(line: &str, has_user: bool) -> Result<Entry<'_>, String> {
     };
     let command = rest.trim_start_matches(BLANKS);
     if command.trim().is_empty() {
-        return Err(if has_user { "ends after the user: the command is missing" } else { "ends after the time: the command is missing" }.to_owned());
+        return Err(if has_user {
+            "ends after the user: the command is missing"
+        } else {
+            "ends after the time: the command is missing"
+        }
+        .to_owned());
     }
     Ok(Entry { schedule: fields.join(" "), user, command, quiet })
 }
@@ -125,7 +132,10 @@ mod tests {
     #[test]
     fn entries_fall_into_time_user_and_command() {
         let parsed = |line, has_user| entry(line, has_user).map(|e| (e.schedule, e.user, e.command));
-        assert_eq!(parsed("09,39 *     * * *  root   [ -x a ]  && b ", true), Ok(("09,39 * * * *".into(), Some("root"), "[ -x a ]  && b ")));
+        assert_eq!(
+            parsed("09,39 *     * * *  root   [ -x a ]  && b ", true),
+            Ok(("09,39 * * * *".into(), Some("root"), "[ -x a ]  && b "))
+        );
         assert_eq!(parsed("*\t* * * *\tls", false), Ok(("* * * * *".into(), None, "ls")));
         assert_eq!(parsed("@daily  root   ls", true), Ok(("@daily".into(), Some("root"), "ls")));
         assert_eq!(parsed("-0 1 * * * ls", false), Ok(("0 1 * * *".into(), None, "ls")));

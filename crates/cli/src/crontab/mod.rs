@@ -9,7 +9,6 @@ mod line;
 mod name;
 mod percent;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use pendula_model::Timestamp;
@@ -59,13 +58,22 @@ pub struct Line {
 /// What became of a line.
 #[derive(Clone, Debug)]
 pub enum Fate {
-    Imported { job: Box<JobSpec>, notes: Vec<String> },
+    Imported {
+        job: Box<JobSpec>,
+        notes: Vec<String>,
+    },
     /// A setting that the jobs below it have.
-    Env { note: Option<String> },
+    Env {
+        note: Option<String>,
+    },
     /// Right for cron, but there is no counterpart for it.
-    Unsupported { why: String },
+    Unsupported {
+        why: String,
+    },
     /// Cron would refuse it too, or should have.
-    Broken { why: String },
+    Broken {
+        why: String,
+    },
 }
 
 /// A file's lines, and remarks about the file as a whole.
@@ -113,7 +121,10 @@ fn read_one(crontab: &Crontab, options: &Options, now: Timestamp, names: &mut na
         notes.push("the last line has no end; cron would ignore the whole file".to_owned());
     }
     if text.windows(2).any(|pair| pair == b"\r\n") {
-        notes.push("has Windows line ends; cron would pass the carriage returns on to the commands, they are left out".to_owned());
+        notes.push(
+            "has Windows line ends; cron would pass the carriage returns on to the commands, they are left out"
+                .to_owned(),
+        );
     }
     if crontab.path.file_name().is_some_and(|name| name == "anacrontab") {
         notes.push("an anacrontab has periods, not times; write `fixed_rate` triggers for its jobs".to_owned());
@@ -144,13 +155,21 @@ fn read_one(crontab: &Crontab, options: &Options, now: Timestamp, names: &mut na
     Imported { path: crontab.path.clone(), layout: crontab.layout.clone(), lines, notes }
 }
 
-fn entry(text: &str, crontab: &Crontab, options: &Options, environment: &Environment, now: Timestamp, names: &mut name::Names) -> Fate {
+fn entry(
+    text: &str,
+    crontab: &Crontab,
+    options: &Options,
+    environment: &Environment,
+    now: Timestamp,
+    names: &mut name::Names,
+) -> Fate {
     let entry = match line::entry(text, crontab.layout == Layout::System) {
         Ok(entry) => entry,
         Err(why) => return Fate::Broken { why },
     };
     if entry.schedule.eq_ignore_ascii_case("@reboot") {
-        let why = "@reboot: there is no trigger for the start of a machine; keep it in cron or make it a systemd unit".to_owned();
+        let why = "@reboot: there is no trigger for the start of a machine; keep it in cron or make it a systemd unit"
+            .to_owned();
         return Fate::Unsupported { why };
     }
     if let Err(why) = environment.usable() {
@@ -171,19 +190,12 @@ fn looks_like_system(lines: &[Line]) -> bool {
         _ => None,
     });
     let begins_with_root = |job: &JobSpec| match &job.processor {
-        pendula_model::processor::Processor::Shell(script) => script.script.split_ascii_whitespace().next() == Some("root"),
+        pendula_model::processor::Processor::Shell(script) => {
+            script.script.split_ascii_whitespace().next() == Some("root")
+        }
         _ => false,
     };
     commands.next().is_some_and(|first| begins_with_root(first) && commands.all(|job| begins_with_root(job)))
-}
-
-/// How many lines met which fate, by the words of the report.
-pub fn tally(files: &[Imported]) -> BTreeMap<&'static str, usize> {
-    let mut tally = BTreeMap::new();
-    for line in files.iter().flat_map(|file| &file.lines) {
-        *tally.entry(line.fate.word()).or_default() += 1;
-    }
-    tally
 }
 
 impl Fate {

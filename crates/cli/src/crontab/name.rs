@@ -45,8 +45,8 @@ fn part(text: &str) -> String {
 
 /// Words after which the program is still to come.
 const BEFORE: [&str; 18] = [
-    "if", "then", "else", "do", "while", "until", "!", "{", "(", "exec", "nice", "ionice", "nohup", "sudo", "env", "time",
-    "chronic", "flock",
+    "if", "then", "else", "do", "while", "until", "!", "{", "(", "exec", "nice", "ionice", "nohup", "sudo", "env",
+    "time", "chronic", "flock",
 ];
 /// Programs that only prepare or guard what a line is about.
 const GUARDS: [&str; 14] =
@@ -58,7 +58,9 @@ fn program(command: &str) -> String {
     for simple in command.split(['&', '|', ';', '\n']) {
         let mut words = simple.split_ascii_whitespace().peekable();
         while let Some(word) = words.next() {
-            let assignment = word.split_once('=').is_some_and(|(name, _)| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'));
+            let assignment = word
+                .split_once('=')
+                .is_some_and(|(name, _)| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'));
             let number = word.parse::<f64>().is_ok();
             if assignment || number || BEFORE.contains(&word) || word.starts_with(['-', '<', '>']) {
                 continue;

@@ -81,7 +81,8 @@ impl Definitions {
     fn add(&mut self, file: &Path, text: &str, default_app: Option<&str>) -> Outcome {
         for (document, text) in read::documents(file, text)? {
             let Some(app) = document.app.as_deref().or(default_app) else {
-                return Err(Failure::usage(format!("{}: the document has no `app:`", file.display())).hint("write it there, or name it with --app"));
+                return Err(Failure::usage(format!("{}: the document has no `app:`", file.display()))
+                    .hint("write it there, or name it with --app"));
             };
             let source = std::sync::Arc::new(Source { file: file.to_owned(), text });
             let jobs = self.apps.entry(app.to_owned()).or_default();
@@ -89,7 +90,10 @@ impl Definitions {
                 let job = Defined { spec, source: source.clone(), index };
                 if let Some(first) = jobs.iter().find(|other| other.spec.name == job.spec.name) {
                     let (here, there) = (job.place("name"), first.place("name"));
-                    return Err(Failure::usage(format!("{here}: job `{}` is defined already, at {there}", job.spec.name)));
+                    return Err(Failure::usage(format!(
+                        "{here}: job `{}` is defined already, at {there}",
+                        job.spec.name
+                    )));
                 }
                 check(&job)?;
                 jobs.push(job);
@@ -105,7 +109,9 @@ fn check(job: &Defined) -> Outcome {
         pendula_schedule::Plan::compile(trigger, now()).err()
     });
     match invalid {
-        Some(invalid) => Err(Failure::usage(format!("{}: job `{}`: {invalid}", job.place(&invalid.field), job.spec.name))),
+        Some(invalid) => {
+            Err(Failure::usage(format!("{}: job `{}`: {invalid}", job.place(&invalid.field), job.spec.name)))
+        }
         None => Ok(()),
     }
 }
@@ -116,7 +122,8 @@ pub fn now() -> pendula_model::Timestamp {
 }
 
 fn read_text(file: &Path) -> Outcome<String> {
-    let text = if file == Path::new("-") { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(file) };
+    let text =
+        if file == Path::new("-") { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(file) };
     text.map_err(|error| Failure::usage(format!("reading {}: {error}", file.display())))
 }
 
@@ -144,7 +151,8 @@ fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Outcome {
     entries.sort();
     for entry in entries {
         let hidden = entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        let definition = entry.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known));
+        let definition =
+            entry.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known));
         if hidden {
             continue;
         } else if entry.is_dir() {
@@ -188,7 +196,10 @@ mod tests {
     #[test]
     fn errors_name_file_line_column_and_path() {
         refused("app: a\njobs:\n  - name: x\n    procesor: {}\n", &["jobs.yaml:4", "jobs[0]", "procesor"]);
-        refused("app: a\njobs:\n  - name: x\n    processor: { shell: ls }\n    timeout: 5\n", &["jobs.yaml:5", "jobs[0].timeout", "5s"]);
+        refused(
+            "app: a\njobs:\n  - name: x\n    processor: { shell: ls }\n    timeout: 5\n",
+            &["jobs.yaml:5", "jobs[0].timeout", "5s"],
+        );
         refused("app: a\njobs:\n  - name: [\n", &["jobs.yaml:"]);
         refused("jobs: []\n", &["no `app:`"]);
         let second = "app: a\njobs: []\n---\napp: a\njobs:\n  - name: x\n    processor: { shell: ls }\n    trigger:\n      cron: 99 * * * *\n";
@@ -238,7 +249,9 @@ mod tests {
             serde_json::json!({ "daily_window": { "every": "10m", "from": "22:00", "to": "06:00", "weekdays": ["mon", "sun"] } }),
             serde_json::json!({ "at": "2046-11-21T08:00:00.000001Z" }),
         ] {
-            round_trip(&spec(serde_json::json!({ "name": "1e3", "trigger": trigger, "processor": { "handler": { "name": "h", "config": { "a": [1, { "b": null }] } } } })));
+            round_trip(&spec(
+                serde_json::json!({ "name": "1e3", "trigger": trigger, "processor": { "handler": { "name": "h", "config": { "a": [1, { "b": null }] } } } }),
+            ));
         }
         round_trip(&spec(serde_json::json!({
             "name": "h",
@@ -249,12 +262,55 @@ mod tests {
     #[test]
     fn any_text_of_a_script_survives_the_export() {
         for script in [
-            "- a", "a: b", "#a", " a", "a ", "a\n", "a\n\n", "\na", "  a\nb", "a\n  b\n", "\ta", "a\tb", "|", ">", "'", "\"", "\\", "a\\nb",
-            "---", "...", "a\n---\nb", "!x", "&a", "*a", "%a", "@a", "`a`", "{a}", "[a]", "0", "1.5", "true", "~", "2026-11-21", "=", "a\r\nb",
-            "é 日报 \u{1F600}", "\u{feff}a", "\u{85}a\u{2028}b", "a\u{7}", "a \n b \n", "x: |\n  y", &"long ".repeat(60), &"line\n".repeat(50),
+            "- a",
+            "a: b",
+            "#a",
+            " a",
+            "a ",
+            "a\n",
+            "a\n\n",
+            "\na",
+            "  a\nb",
+            "a\n  b\n",
+            "\ta",
+            "a\tb",
+            "|",
+            ">",
+            "'",
+            "\"",
+            "\\",
+            "a\\nb",
+            "---",
+            "...",
+            "a\n---\nb",
+            "!x",
+            "&a",
+            "*a",
+            "%a",
+            "@a",
+            "`a`",
+            "{a}",
+            "[a]",
+            "0",
+            "1.5",
+            "true",
+            "~",
+            "2026-11-21",
+            "=",
+            "a\r\nb",
+            "é 日报 \u{1F600}",
+            "\u{feff}a",
+            "\u{85}a\u{2028}b",
+            "a\u{7}",
+            "a \n b \n",
+            "x: |\n  y",
+            &"long ".repeat(60),
+            &"line\n".repeat(50),
         ] {
             round_trip(&spec(serde_json::json!({ "name": "x", "processor": { "shell": script } })));
-            round_trip(&spec(serde_json::json!({ "name": "x", "processor": { "shell": { "script": script, "args": [script], "stdin": script } } })));
+            round_trip(&spec(
+                serde_json::json!({ "name": "x", "processor": { "shell": { "script": script, "args": [script], "stdin": script } } }),
+            ));
         }
     }
 }

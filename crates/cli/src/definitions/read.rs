@@ -30,7 +30,9 @@ fn document(file: &Path, text: &str) -> Outcome<Document> {
     });
     read.map_err(|error: serde_saphyr::Error| {
         let place = match error.location() {
-            Some(location) if location.line() > 0 => format!("{}:{}:{}", file.display(), location.line(), location.column()),
+            Some(location) if location.line() > 0 => {
+                format!("{}:{}:{}", file.display(), location.line(), location.column())
+            }
             _ => file.display().to_string(),
         };
         let field = if path.is_empty() || path == "." { String::new() } else { format!("{path}: ") };
@@ -43,9 +45,9 @@ fn message(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
     let first = text.lines().next().unwrap_or_default().trim();
     let first = match error.location() {
-        Some(location) => first
-            .strip_suffix(&format!(" at line {}, column {}", location.line(), location.column()))
-            .unwrap_or(first),
+        Some(location) => {
+            first.strip_suffix(&format!(" at line {}, column {}", location.line(), location.column())).unwrap_or(first)
+        }
         None => first,
     };
     first.to_owned()

@@ -69,9 +69,10 @@ impl Screen {
     pub fn document(&self, value: &impl Serialize) -> Outcome {
         match self.format {
             Format::Yaml => self.raw(yaml(value)?.as_bytes()),
-            Format::Table | Format::Json => {
-                self.line(serde_json::to_string_pretty(value).map_err(|error| Failure::refused(format!("writing JSON: {error}")))?)
-            }
+            Format::Table | Format::Json => self.line(
+                serde_json::to_string_pretty(value)
+                    .map_err(|error| Failure::refused(format!("writing JSON: {error}")))?,
+            ),
         }
     }
 
@@ -106,5 +107,6 @@ fn colours_wanted() -> bool {
 /// YAML as people would write it: fields in the order of their definition, texts of several lines as blocks.
 pub fn yaml(value: &impl Serialize) -> Outcome<String> {
     let options = serde_saphyr::ser_options! { compact_list_indent: false, folded_wrap_chars: 1_000_000 };
-    serde_saphyr::to_string_with_options(value, options).map_err(|error| Failure::refused(format!("writing YAML: {error}")))
+    serde_saphyr::to_string_with_options(value, options)
+        .map_err(|error| Failure::refused(format!("writing YAML: {error}")))
 }

@@ -1,6 +1,6 @@
 //! Tables that fit the terminal.
 
-use comfy_table::{Attribute, Cell, Color, ContentArrangement, presets};
+use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Row, presets};
 
 /// A colour with a meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,29 +38,46 @@ impl Shade {
 }
 
 /// Rows under headings, without frames: they copy well and `awk` likes them.
-pub struct Table(comfy_table::Table);
+pub struct Table {
+    table: comfy_table::Table,
+    /// Columns that may be cut so that each row fits on one line; none lets every cell wrap.
+    flexible: Option<&'static [usize]>,
+}
 
 impl Table {
     pub fn new<const N: usize>(headings: [&str; N]) -> Self {
         let mut table = comfy_table::Table::new();
         table.load_style(presets::NOTHING);
         table.set_header(headings.map(|heading| Cell::new(heading).add_attribute(Attribute::Bold)));
-        Table(table)
+        Table { table, flexible: None }
+    }
+
+    /// One line per row: the `flexible` columns are cut where the terminal is too narrow.
+    pub fn listing<const N: usize>(headings: [&str; N], flexible: &'static [usize]) -> Self {
+        Table { flexible: Some(flexible), ..Table::new(headings) }
     }
 
     /// Two columns without headings: a name and its value.
     pub fn of_facts() -> Self {
         let mut table = comfy_table::Table::new();
         table.load_style(presets::NOTHING);
-        Table(table)
+        Table { table, flexible: None }
     }
 
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.0.add_row(cells.map(|text| Cell::new(printable(text))));
+        self.add(cells.map(|text| Cell::new(printable(text))));
     }
 
     pub fn shaded_row<const N: usize>(&mut self, cells: [(Shade, String); N]) {
-        self.0.add_row(cells.map(|(shade, text)| shade.cell(printable(text))));
+        self.add(cells.map(|(shade, text)| shade.cell(printable(text))));
+    }
+
+    fn add<const N: usize>(&mut self, cells: [Cell; N]) {
+        let mut row = Row::from(cells);
+        if self.flexible.is_some() {
+            row.max_height(1);
+        }
+        self.table.add_row(row);
     }
 
     pub fn fact(&mut self, name: &str, value: impl Into<String>) {
@@ -68,23 +85,27 @@ impl Table {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.table.is_empty()
     }
 
     pub(super) fn render(mut self, width: Option<u16>, colour: bool) -> String {
+        let table = &mut self.table;
         if let Some(width) = width {
-            self.0.set_content_arrangement(ContentArrangement::Dynamic);
-            self.0.set_width(width);
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+            table.set_width(width);
         }
         if colour {
-            self.0.enforce_styling();
+            table.enforce_styling();
         } else {
-            self.0.force_no_tty();
+            table.force_no_tty();
         }
-        for column in self.0.column_iter_mut() {
+        for (index, column) in table.column_iter_mut().enumerate() {
             column.set_padding((0, 2));
+            if self.flexible.is_some_and(|flexible| !flexible.contains(&index)) {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
         }
-        self.0.trim_fmt()
+        table.trim_fmt()
     }
 }
 
@@ -108,7 +129,8 @@ pub(super) fn terminal_width(terminal: bool) -> Option<u16> {
         return None;
     }
     let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    let width = columns.or_else(|| comfy_table::Table::new().width()).unwrap_or(80);
+    // A terminal that does not know its size says 0.
+    let width = columns.or_else(|| comfy_table::Table::new().width()).filter(|width| *width > 0).unwrap_or(80);
     // Below this a table is unreadable anyway; let the terminal wrap it.
     Some(width.max(40))
 }
@@ -119,7 +141,11 @@ mod tests {
 
     fn sample() -> Table {
         let mut table = Table::new(["NAME", "STATE", "MESSAGE"]);
-        table.row(["a".into(), "failed".into(), "the message is a long one that does not fit into forty columns".into()]);
+        table.row([
+            "a".into(),
+            "failed".into(),
+            "the message is a long one that does not fit into forty columns".into(),
+        ]);
         table.shaded_row([(Shade::Plain, "b\x1b[2J".into()), (Shade::Bad, "x".into()), (Shade::Faint, "".into())]);
         table
     }
@@ -132,6 +158,20 @@ mod tests {
         let wide = sample().render(None, false);
         assert!(wide.contains("that does not fit into forty columns"), "{wide}");
         assert!(sample().render(None, true).contains("\x1b["));
+    }
+
+    #[test]
+    fn a_listing_keeps_each_row_on_one_line() {
+        let mut table = Table::listing(["ID", "NAME", "TEXT"], &[2]);
+        table.row([
+            "382441544294162432".into(),
+            "nightly".into(),
+            "a text that has to be cut somewhere near here".into(),
+        ]);
+        let text = table.render(Some(60), false);
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.contains("382441544294162432  nightly  a text") && text.contains('…'), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 60), "{text}");
     }
 
     #[test]

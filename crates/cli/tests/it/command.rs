@@ -47,7 +47,12 @@ impl Pendula {
                 command.env_remove(variable);
             }
         }
-        command.args(arguments).env("HOME", self.home()).env_remove("XDG_CONFIG_HOME").env_remove("XDG_DATA_HOME").env("TZ", "UTC");
+        command
+            .args(arguments)
+            .env("HOME", self.home())
+            .env_remove("XDG_CONFIG_HOME")
+            .env_remove("XDG_DATA_HOME")
+            .env("TZ", "UTC");
         command.envs(self.environment.iter().map(|(variable, value)| (variable, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command

@@ -14,7 +14,8 @@ fn server(status: &'static str, body: &'static str) -> String {
             let Ok(mut stream) = stream else { return };
             let mut head = [0; 4096];
             let _ = stream.read(&mut head);
-            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+            let answer =
+                format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
             let _ = stream.write_all(answer.as_bytes());
         }
     });
@@ -53,7 +54,10 @@ fn usage_is_2() {
 fn not_found_or_refused_is_3() {
     let missing = server("404 Not Found", r#"{"type":"t","title":"No such job","status":404,"code":"job_not_found"}"#);
     fails(&run(&missing, &["job", "show", "x"]), 3, &["No such job (job_not_found)"]);
-    let stranger = server("401 Unauthorized", r#"{"type":"t","title":"No valid credential","status":401,"code":"unauthenticated"}"#);
+    let stranger = server(
+        "401 Unauthorized",
+        r#"{"type":"t","title":"No valid credential","status":401,"code":"unauthenticated"}"#,
+    );
     fails(&run(&stranger, &["job", "list"]), 3, &["unauthenticated", "pendula login"]);
     fails(&run(&stranger, &["job", "delete", "x"]), 3, &[]);
 }
@@ -67,7 +71,11 @@ fn unreachable_is_4() {
     let doctor = run(&nobody, &["doctor"]);
     fails(&doctor, 4, &["no server answers"]);
     assert!(doctor.out.contains("listener") && doctor.out.contains("skipped"), "{}", doctor.out);
-    fails(&run(&server("200 OK", "<html>hello</html>"), &["job", "list"]), 4, &["unexpected answer", "check the address"]);
+    fails(
+        &run(&server("200 OK", "<html>hello</html>"), &["job", "list"]),
+        4,
+        &["unexpected answer", "check the address"],
+    );
     let worker = Pendula::new().with("PENDULA_TOKEN", "t");
     let done = worker.run(&["worker", "--server", &nobody, "--app", "a", "--give-up-after", "200ms"]);
     assert_eq!(done.code, 4, "{}", done.err);
@@ -75,14 +83,24 @@ fn unreachable_is_4() {
 
 #[test]
 fn a_doctor_who_finds_something_fails_with_3() {
-    let stranger = server("401 Unauthorized", r#"{"type":"t","title":"No valid credential","status":401,"code":"unauthenticated"}"#);
+    let stranger = server(
+        "401 Unauthorized",
+        r#"{"type":"t","title":"No valid credential","status":401,"code":"unauthenticated"}"#,
+    );
     let done = run(&stranger, &["doctor", "--output", "json"]);
     assert_eq!(done.code, 4, "livez refuses: {}", done.out);
     let half = server("200 OK", "ok");
     let done = run(&half, &["doctor", "--output", "json"]);
     fails(&done, 3, &["failed: token"]);
     let checks: serde_json::Value = serde_json::from_str(&done.out).expect("JSON");
-    let verdict = |name: &str| checks.as_array().expect("a list").iter().find(|check| check["check"] == name).map(|check| check["verdict"].clone());
+    let verdict = |name: &str| {
+        checks
+            .as_array()
+            .expect("a list")
+            .iter()
+            .find(|check| check["check"] == name)
+            .map(|check| check["verdict"].clone())
+    };
     assert_eq!(verdict("listener"), Some("ok".into()));
     assert_eq!(verdict("token"), Some("failed".into()));
 }

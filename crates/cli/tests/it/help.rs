@@ -3,15 +3,31 @@
 use crate::command::Pendula;
 
 const COMMANDS: &[&str] = &[
-    "dev", "server", "worker", "apply", "diff", "export", "job", "instance", "app", "token", "login", "import crontab", "doctor",
-    "config", "completions", "job run",
+    "dev",
+    "server",
+    "worker",
+    "apply",
+    "diff",
+    "export",
+    "job",
+    "instance",
+    "app",
+    "token",
+    "login",
+    "import crontab",
+    "doctor",
+    "config",
+    "completions",
+    "job run",
 ];
 
 #[test]
 fn every_command_has_examples_that_name_it() {
     let pendula = Pendula::new();
     let top = pendula.ok(&["--help"]);
-    for expect in ["First steps:", "Exit codes: 0 done, 1 the instance failed, 2 usage, 3 not found or refused, 4 unreachable."] {
+    for expect in
+        ["First steps:", "Exit codes: 0 done, 1 the instance failed, 2 usage, 3 not found or refused, 4 unreachable."]
+    {
         assert!(top.contains(expect), "{top}");
     }
     for command in COMMANDS {
@@ -61,5 +77,9 @@ fn split_words(line: &str) -> Vec<String> {
 #[test]
 fn completions_know_the_commands() {
     let script = Pendula::new().ok(&["completions", "bash"]);
-    assert!(script.contains("pendula__subcmd__job__subcmd__run") || script.contains("pendula__job__run"), "{}", &script[..2000]);
+    assert!(
+        script.contains("pendula__subcmd__job__subcmd__run") || script.contains("pendula__job__run"),
+        "{}",
+        &script[..2000]
+    );
 }

@@ -19,7 +19,10 @@ fn the_plan_needs_no_server_and_drops_nothing() {
     let directory = pendula.home().join("etc/cron.d").display().to_string();
     let report = pendula.json(&["import", "crontab", &directory, "--dry-run", "--timezone", "America/New_York"]);
     let lines = report["files"][0]["lines"].as_array().expect("lines");
-    let statuses: Vec<_> = lines.iter().map(|line| (line["line"].as_u64().expect("a number"), line["status"].as_str().expect("a word"))).collect();
+    let statuses: Vec<_> = lines
+        .iter()
+        .map(|line| (line["line"].as_u64().expect("a number"), line["status"].as_str().expect("a word")))
+        .collect();
     let expect = [(1, "env"), (2, "unsupported"), (3, "imported"), (4, "imported"), (5, "unsupported"), (6, "broken")];
     assert_eq!(statuses, expect);
     assert_eq!(report["files"].as_array().expect("files").len(), 1);
@@ -40,7 +43,10 @@ fn the_plan_needs_no_server_and_drops_nothing() {
 fn a_definitions_file_can_be_made_from_standard_input() {
     let pendula = Pendula::new();
     let file = pendula.home().join("jobs.yaml").display().to_string();
-    let done = pendula.run_with_input(&["import", "crontab", "-", "--user", "ann", "--save", &file, "--app", "a"], "@daily  mail ann%hi%\n");
+    let done = pendula.run_with_input(
+        &["import", "crontab", "-", "--user", "ann", "--save", &file, "--app", "a"],
+        "@daily  mail ann%hi%\n",
+    );
     assert_eq!(done.code, 0, "{}", done.err);
     let text = std::fs::read_to_string(&file).expect("written");
     for part in ["app: a", "name: ann-mail-", "cron: \"@daily\"", "script: mail ann", "delivery: at_most_once"] {

@@ -23,14 +23,22 @@ struct Live {
 impl Live {
     async fn start() -> (Live, Pendula) {
         let data = tempfile::tempdir().expect("a directory");
-        let flags = Flags { listen: Some("127.0.0.1:0".into()), database: Some(format!("sqlite:{}", data.path().display())), ..Flags::default() };
+        let flags = Flags {
+            listen: Some("127.0.0.1:0".into()),
+            database: Some(format!("sqlite:{}", data.path().display())),
+            ..Flags::default()
+        };
         let mut config = Config::load(&ConfigSources { flags, ..ConfigSources::default() }).expect("valid");
         config.admin_token = Some(ADMIN.to_owned());
         let server = Server::start(config, Arc::new(SystemClock)).await.expect("started");
         let url = format!("http://{}", server.local_addr());
         let client = Client::new(&url, ADMIN).expect("an address");
-        client.app_create(&AppCreate { name: "demo".into(), namespace: None, allow_scripts: true }).await.expect("created");
-        let create = TokenCreate { name: "w".into(), kind: TokenKind::Worker, app: Some("demo".into()), expires_in: None };
+        client
+            .app_create(&AppCreate { name: "demo".into(), namespace: None, allow_scripts: true })
+            .await
+            .expect("created");
+        let create =
+            TokenCreate { name: "w".into(), kind: TokenKind::Worker, app: Some("demo".into()), expires_in: None };
         let token = client.token_create(&create).await.expect("created").secret.expect("shown once");
         let builder = Worker::builder(&url).app("demo").token(token).name("w1");
         let supervised = pendula_processors::script::ScriptConfig {
@@ -82,7 +90,10 @@ async fn a_file_becomes_jobs_that_run_and_are_read_back() {
         assert!(pendula.ok(&["apply", "-f", &file]).contains("3 created"));
         assert!(pendula.ok(&["apply", "-f", &file]).contains("3 unchanged"));
 
-        let changed = pendula.file("changed.yaml", &JOBS.replace("0 30 2", "0 45 2").replace("  - name: hello\n", "  - name: hi\n")).display().to_string();
+        let changed = pendula
+            .file("changed.yaml", &JOBS.replace("0 30 2", "0 45 2").replace("  - name: hello\n", "  - name: hi\n"))
+            .display()
+            .to_string();
         let diff = pendula.ok(&["diff", "-f", &changed]);
         for part in ["+ hi", "= fails", "~ nightly", "- trigger.cron: 0 30 2 * * ?", "+ trigger.cron: 0 45 2 * * ?"] {
             assert!(diff.contains(part), "no {part:?} in {diff}");
@@ -164,22 +175,45 @@ async fn tokens_and_apps_are_managed_and_a_login_is_kept() {
     let (live, pendula) = Live::start().await;
     blocking(move || {
         assert!(pendula.ok(&["app", "create", "other"]).contains("other"));
-        let scripts = pendula.file("s.yaml", "app: other\njobs:\n  - name: x\n    processor: { shell: ls }\n").display().to_string();
+        let scripts = pendula
+            .file("s.yaml", "app: other\njobs:\n  - name: x\n    processor: { shell: ls }\n")
+            .display()
+            .to_string();
         let refused = pendula.run(&["apply", "-f", &scripts]);
-        assert_eq!((refused.code, refused.err.contains("pendula app update other --allow-scripts true")), (3, true), "{}{}", refused.out, refused.err);
+        assert_eq!(
+            (refused.code, refused.err.contains("pendula app update other --allow-scripts true")),
+            (3, true),
+            "{}{}",
+            refused.out,
+            refused.err
+        );
         pendula.ok(&["app", "update", "other", "--allow-scripts", "true"]);
         pendula.ok(&["apply", "-f", &scripts]);
         let which = pendula.run(&["job", "list"]);
         assert_eq!((which.code, which.err.contains("demo, other")), (2, true), "{}", which.err);
 
-        let secret = pendula.ok(&["token", "create", "ci", "--kind", "app", "--app", "other", "--quiet"]).trim().to_owned();
-        let server = pendula.json(&["doctor"])[0]["detail"].as_str().expect("settings").split(',').next().expect("an address").to_owned();
+        let secret =
+            pendula.ok(&["token", "create", "ci", "--kind", "app", "--app", "other", "--quiet"]).trim().to_owned();
+        let server = pendula.json(&["doctor"])[0]["detail"]
+            .as_str()
+            .expect("settings")
+            .split(',')
+            .next()
+            .expect("an address")
+            .to_owned();
         let other = Pendula::new();
         let login = other.run_with_input(&["login", "ci", "--server", &server, "--token-file", "-"], &secret);
         assert_eq!(login.code, 0, "{}", login.err);
         assert!(other.ok(&["job", "list"]).contains("shell: ls"));
         assert_eq!(other.run(&["token", "list"]).code, 3);
-        let id = pendula.json(&["token", "list"]).as_array().expect("tokens").iter().find(|token| token["name"] == "ci").expect("listed")["id"].clone();
+        let id = pendula
+            .json(&["token", "list"])
+            .as_array()
+            .expect("tokens")
+            .iter()
+            .find(|token| token["name"] == "ci")
+            .expect("listed")["id"]
+            .clone();
         pendula.ok(&["token", "revoke", id.as_str().expect("an id")]);
         let revoked = other.run(&["job", "list"]);
         assert_eq!((revoked.code, revoked.err.contains("unauthenticated")), (3, true), "{}", revoked.err);

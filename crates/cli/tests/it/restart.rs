@@ -21,7 +21,11 @@ impl Drop for Killed {
 fn serve(pendula: &Pendula, address: SocketAddr) -> Killed {
     let data = format!("sqlite:{}", pendula.home().join("data").display());
     let mut command = pendula.command(&["server", "--listen", &address.to_string(), "--database", &data]);
-    let child = command.env("PENDULA_ADMIN_TOKEN", ADMIN).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn();
+    let child = command
+        .env("PENDULA_ADMIN_TOKEN", ADMIN)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn();
     let server = Killed(child.expect("started"));
     let begin = Instant::now();
     while TcpStream::connect(address).is_err() {
@@ -48,12 +52,18 @@ fn a_waited_run_survives_a_killed_server() {
     };
     ok(&["app", "create", "demo", "--allow-scripts"]);
     let token = ok(&["token", "create", "w", "--kind", "worker", "--app", "demo", "--quiet"]);
-    let worker = pendula.command(&["worker", "--app", "demo", "--name", "w1"]).env("PENDULA_TOKEN", token.trim()).stderr(std::process::Stdio::null()).spawn();
+    let worker = pendula
+        .command(&["worker", "--app", "demo", "--name", "w1"])
+        .env("PENDULA_TOKEN", token.trim())
+        .stderr(std::process::Stdio::null())
+        .spawn();
     let _worker = Killed(worker.expect("started"));
     // The task goes on when this file appears, so that the test decides what happens first.
     let gate = pendula.home().join("gate").display().to_string();
     let script = format!("echo before; while [ ! -e {gate} ]; do sleep 0.05; done; echo after");
-    let jobs = format!("app: demo\njobs:\n  - name: slow\n    delivery: at_most_once\n    processor: {{ shell: \"{script}\" }}\n");
+    let jobs = format!(
+        "app: demo\njobs:\n  - name: slow\n    delivery: at_most_once\n    processor: {{ shell: \"{script}\" }}\n"
+    );
     let file = pendula.file("jobs.yaml", &jobs).display().to_string();
     ok(&["apply", "-f", &file]);
 

@@ -57,7 +57,9 @@ async fn read_request(stream: &mut tokio::net::TcpStream) -> String {
 
 pub fn json(status: &str, body: &str) -> String {
     let length = body.len();
-    format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}")
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+    )
 }
 
 /// An event stream that is cut off after `events`, as by the end of a server's process.

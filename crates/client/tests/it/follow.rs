@@ -33,7 +33,10 @@ async fn a_lost_connection_is_resumed_and_no_byte_comes_twice() {
             ("log", r#"{"event":"log","attempt":1,"offset":0,"data":"one "}"#),
             ("log\nid: 1:8", r#"{"event":"log","attempt":1,"offset":4,"data":"two "}"#),
         ]),
-        json("503 Service Unavailable", r#"{"type":"t","title":"starting","status":503,"code":"not_ready","retryable":true}"#),
+        json(
+            "503 Service Unavailable",
+            r#"{"type":"t","title":"starting","status":503,"code":"not_ready","retryable":true}"#,
+        ),
         events(&[
             // The server went back further than asked, and knows an event that we do not.
             ("log", r#"{"attempt":1,"offset":4,"data":"two three "}"#),

@@ -35,7 +35,10 @@ async fn each_kind_of_failure_is_told_apart() {
     assert_eq!((refused.code(), refused.to_string().as_str()), (Some("invalid"), "name: is empty"));
     for expect in ["missing field `token`", "is this a Pendula server?"] {
         let stranger = client.whoami().await.expect_err("no answer of ours");
-        assert!(matches!(stranger, ClientError::Protocol { .. }) && stranger.to_string().contains(expect), "{stranger}");
+        assert!(
+            matches!(stranger, ClientError::Protocol { .. }) && stranger.to_string().contains(expect),
+            "{stranger}"
+        );
     }
     assert!(client.whoami().await.expect_err("a gateway").is_retryable());
     let away = client.whoami().await.expect_err("nobody listens");

@@ -74,6 +74,10 @@ impl Partition {
             message: None,
             result: None,
         };
+        // Counted before the limit is asked, which may end others of the job: a fixed delay does not go on meanwhile.
+        if let Some(entry) = self.jobs.get_mut(&new.job) {
+            entry.triggered += usize::from(new.origin == Origin::Trigger);
+        }
         let refused = if new.origin != Origin::Trigger {
             None
         } else if spec.processor.is_script() && !self.apps[&app].app.allow_scripts {
@@ -106,7 +110,6 @@ impl Partition {
             progress: None,
         };
         let entry = self.jobs.get_mut(&new.job).expect("seen above");
-        entry.triggered += usize::from(new.origin == Origin::Trigger);
         match verdict {
             _ if delayed => entry.delayed += 1,
             Verdict::Admit => {
@@ -188,6 +191,9 @@ impl Partition {
         out.changes.push(Change::InstanceInserted { instance: Box::new(row), prune_at });
         self.observe(Observation::Ended { instance, job, state, reason: Some(reason), duration: Duration::ZERO }, out);
         if fired {
+            if let Some(entry) = self.jobs.get_mut(&job) {
+                entry.triggered -= 1;
+            }
             self.continue_fixed_delay(job, out);
         }
     }
@@ -273,6 +279,7 @@ impl Partition {
             class.ready.insert(key);
         }
         self.pumpable.insert(app);
+        self.made_ready.push(id);
         self.rearm(id);
     }
 

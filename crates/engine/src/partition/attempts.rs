@@ -337,7 +337,9 @@ impl Partition {
         if let Some(session) = active.session.take().and_then(|session| self.sessions.get_mut(&session)) {
             session.held.remove(&id);
             self.pumpable.insert(session.app);
-        } else if let Some(away) = active.row.worker.as_ref().and_then(|worker| self.away.get_mut(worker)) {
+        } else if let Some(worker) = active.row.worker.clone()
+            && let Some(away) = self.away.get_mut(&(active.row.app, worker))
+        {
             away.held.remove(&id);
         }
     }

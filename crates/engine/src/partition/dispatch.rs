@@ -4,6 +4,7 @@
 //! nothing is kept: there was no choice.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pendula_model::{AppId, InstanceId, SessionId};
@@ -24,6 +25,7 @@ impl Partition {
         while let Some(app) = self.pumpable.pop_first() {
             self.pump_app(app, out);
         }
+        self.tell_unserved(out);
     }
 
     fn pump_app(&mut self, app: AppId, out: &mut Output) {
@@ -42,7 +44,8 @@ impl Partition {
                     self.place(key.2, session, out);
                 }
                 None => {
-                    self.tell_no_worker(app, class_id, key.2, out);
+                    // It may have waited for long, until its last worker went.
+                    self.made_ready.push(key.2);
                     blocked.push(class_id);
                 }
             }
@@ -124,23 +127,32 @@ impl Partition {
         Some(record.to_string().into())
     }
 
-    fn tell_no_worker(&mut self, app: AppId, class: ClassId, id: InstanceId, out: &mut Output) {
-        let able = self.sessions.values().any(|s| s.app == app && s.eligible.get(&class) == Some(&true));
-        let job = self.instances[&id].row.job;
-        let Some(entry) = self.jobs.get_mut(&job).filter(|entry| !able && !entry.no_worker_told) else { return };
-        entry.no_worker_told = true;
-        let connected = self.sessions.values().filter(|session| session.app == app).count();
-        let why = match connected {
-            0 => "no worker is connected".to_owned(),
-            n => format!("none of the {n} connected workers may run it"),
-        };
-        self.observe(Observation::NoWorker { job, why }, out);
+    /// Says, once per job, that nobody may run what has become ready and is still there.
+    fn tell_unserved(&mut self, out: &mut Output) {
+        let mut served: BTreeMap<(AppId, ClassId), bool> = BTreeMap::new();
+        for id in std::mem::take(&mut self.made_ready) {
+            let Some(active) = self.instances.get(&id).filter(|active| active.place == Place::Ready) else { continue };
+            let (job, app, class) = (active.row.job, active.row.app, active.definition.class);
+            let Some(entry) = self.jobs.get_mut(&job).filter(|entry| !entry.no_worker_told) else { continue };
+            let sessions = self.sessions.values().filter(|session| session.app == app);
+            // What is ready was offered to all sessions, which know since whether they can take it.
+            let able = |session: &Session| session.eligible.get(&class) == Some(&true);
+            if *served.entry((app, class)).or_insert_with(|| sessions.clone().any(able)) {
+                continue;
+            }
+            entry.no_worker_told = true;
+            let why = match sessions.count() {
+                0 => "no worker is connected".to_owned(),
+                n => format!("none of the {n} connected workers may run it"),
+            };
+            self.observe(Observation::NoWorker { job, why }, out);
+        }
     }
 }
 
 /// The least loaded session that can take the class and has a free slot; of equals, the one that connected first.
 fn choose(
-    sessions: &mut std::collections::BTreeMap<SessionId, Session>,
+    sessions: &mut BTreeMap<SessionId, Session>,
     app: AppId,
     class_id: ClassId,
     class: &Class,

@@ -2,7 +2,7 @@
 //! needs it, and the command waits parked meanwhile.
 //!
 //! Why a read can never bring back something stale: it is performed after the commit of everything emitted before it
-//! was asked for; what is in the cache wins over what is read; and nothing leaves the cache while a read is under way.
+//! was asked for; what is in the cache wins over what is read; and what is being read does not leave the cache.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -135,20 +135,26 @@ impl Partition {
         Some(definition)
     }
 
-    /// Forgets what neither fires soon nor has active instances.
+    /// Forgets what neither fires soon nor has active instances, nor is being read for a command.
     pub(super) fn sweep(&mut self) {
-        if self.window.loading.is_some() || !self.parked.is_empty() {
+        if self.window.loading.is_some() {
             return;
         }
-        self.keys.clear();
+        // Without parked commands (the usual case, with the largest caches) nothing is copied to look for them.
+        let parked = &self.parked;
+        let is_read = |need: &dyn Fn() -> Need| !parked.is_empty() && parked.contains_key(&need());
+        self.keys.retain(|(app, key), _| is_read(&|| Need::Idempotency(*app, key.clone())));
         self.jobs.retain(|_, entry| {
             // Revisions that only the cache itself still refers to.
             let current = entry.job.revision;
             entry.definitions.retain(|revision, definition| *revision == current || Arc::strong_count(definition) > 1);
-            entry.active() > 0 || entry.armed.is_some()
+            let is_read = is_read(&|| Need::JobByName(entry.job.app, entry.job.spec.name.clone()));
+            entry.active() > 0 || entry.armed.is_some() || is_read
         });
         let jobs = &self.jobs;
-        self.names.retain(|_, id| id.is_some_and(|id| jobs.contains_key(&id)));
+        self.names.retain(|(app, name), id| {
+            id.is_some_and(|id| jobs.contains_key(&id)) || is_read(&|| Need::JobByName(*app, name.clone()))
+        });
         let used: BTreeSet<_> = jobs
             .values()
             .flat_map(|entry| entry.definitions.values().map(|definition| (entry.job.app, definition.class)))

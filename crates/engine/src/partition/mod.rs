@@ -110,12 +110,14 @@ pub struct Partition {
     instances: HashMap<InstanceId, Active>,
     sessions: BTreeMap<SessionId, Session>,
     /// Workers that hold work and whose connection is gone.
-    away: BTreeMap<WorkerRef, Away>,
+    away: BTreeMap<(AppId, WorkerRef), Away>,
 
     timers: BTreeSet<(Timestamp, Timer)>,
     window: Window,
     /// Instances that the current input touched, in order.
     touched: Vec<InstanceId>,
+    /// Instances that the current input made ready.
+    made_ready: Vec<InstanceId>,
     /// Apps in which something became ready or a slot became free.
     pumpable: BTreeSet<AppId>,
 }
@@ -179,7 +181,7 @@ impl Partition {
             Timer::Window => self.open_window(out),
             Timer::Trigger(job) => self.on_trigger_due(job, out),
             Timer::Instance(instance) => self.on_instance_timer(instance, out),
-            Timer::Away(worker) => self.on_away_too_long(&worker, out),
+            Timer::Away(app, worker) => self.on_away_too_long(app, worker, out),
         }
     }
 

@@ -37,6 +37,7 @@ impl Partition {
             timers: BTreeSet::new(),
             window: Window::default(),
             touched: Vec::new(),
+            made_ready: Vec::new(),
             pumpable: BTreeSet::new(),
         };
         for (id, why) in broken {
@@ -91,9 +92,9 @@ impl Partition {
                 let worker = active.row.worker.clone().expect("the store checks that placed instances have a worker");
                 let app = active.row.app;
                 let deadline = now.plus(this.settings.adoption_grace);
-                let away = this.away.entry(worker.clone()).or_insert_with(|| {
-                    this.timers.insert((deadline, Timer::Away(worker)));
-                    Away { app, held: BTreeSet::new(), deadline, last: None }
+                let away = this.away.entry((app, worker.clone())).or_insert_with(|| {
+                    this.timers.insert((deadline, Timer::Away(app, worker)));
+                    Away { held: BTreeSet::new(), deadline, last: None }
                 });
                 away.held.insert(id);
             } else if active.row.attempt > 0 {

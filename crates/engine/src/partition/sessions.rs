@@ -31,10 +31,7 @@ impl Partition {
             self.on_worker_disconnected(old, out);
             out.effects.push(Effect::Close { session: old, why: "the worker opened a newer session" });
         }
-        let ours = match self.away.get(&worker) {
-            Some(away) if away.app == app => self.remove_away(&worker),
-            _ => BTreeSet::new(),
-        };
+        let ours = self.remove_away(app, worker.clone());
         self.lose_earlier_boots(app, &worker, out);
 
         self.sessions.insert(
@@ -65,6 +62,8 @@ impl Partition {
             let Some(active) = self.instances.get_mut(&instance) else { continue };
             let attempt = active.row.attempt;
             active.session = Some(id);
+            // Dispatches are counted anew in each session; this one's was before the first.
+            active.sequence = 0;
             self.sessions.get_mut(&id).expect("just inserted").held.insert(instance);
             let state = active.row.state;
             if running.get(&instance) == Some(&attempt) {
@@ -87,10 +86,10 @@ impl Partition {
 
     /// A process of the same name that is away will not come back when its successor is here.
     fn lose_earlier_boots(&mut self, app: AppId, worker: &WorkerRef, out: &mut Output) {
-        let earlier = self.away.iter().filter(|(other, away)| other.name == worker.name && away.app == app);
-        let earlier: Vec<_> = earlier.map(|(other, _)| other.clone()).collect();
+        let earlier = self.away.keys().filter(|(owner, other)| other.name == worker.name && *owner == app);
+        let earlier: Vec<_> = earlier.map(|(_, other)| other.clone()).collect();
         for other in earlier {
-            self.lose_all(&other, "the worker was restarted", out);
+            self.lose_all(app, other, "the worker was restarted", out);
         }
     }
 
@@ -108,23 +107,25 @@ impl Partition {
             }
         }
         let deadline = self.now.plus(self.settings.lost_after);
-        self.timers.insert((deadline, Timer::Away(worker.clone())));
-        self.away.insert(worker, Away { app, held, deadline, last: Some((info, connected_at, last_heard)) });
+        self.timers.insert((deadline, Timer::Away(app, worker.clone())));
+        self.away.insert((app, worker), Away { held, deadline, last: Some((info, connected_at, last_heard)) });
     }
 
-    pub(super) fn on_away_too_long(&mut self, worker: &WorkerRef, out: &mut Output) {
-        self.lose_all(worker, "the worker vanished", out);
+    pub(super) fn on_away_too_long(&mut self, app: AppId, worker: WorkerRef, out: &mut Output) {
+        self.lose_all(app, worker, "the worker vanished", out);
     }
 
-    fn lose_all(&mut self, worker: &WorkerRef, message: &str, out: &mut Output) {
-        for instance in self.remove_away(worker) {
+    fn lose_all(&mut self, app: AppId, worker: WorkerRef, message: &str, out: &mut Output) {
+        for instance in self.remove_away(app, worker) {
             self.lose(instance, message, out);
         }
     }
 
-    fn remove_away(&mut self, worker: &WorkerRef) -> BTreeSet<InstanceId> {
-        let Some(away) = self.away.remove(worker) else { return BTreeSet::new() };
-        self.timers.remove(&(away.deadline, Timer::Away(worker.clone())));
+    fn remove_away(&mut self, app: AppId, worker: WorkerRef) -> BTreeSet<InstanceId> {
+        let key = (app, worker);
+        let Some(away) = self.away.remove(&key) else { return BTreeSet::new() };
+        let (app, worker) = key;
+        self.timers.remove(&(away.deadline, Timer::Away(app, worker)));
         away.held
     }
 
@@ -194,7 +195,7 @@ impl Partition {
             last_heard: session.last_heard,
             connected: true,
         });
-        let away = self.away.values().filter(|away| away.app == app).filter_map(|away| {
+        let away = self.away.iter().filter(|((owner, _), _)| *owner == app).filter_map(|(_, away)| {
             let (info, connected_at, last_heard) = away.last.clone()?;
             Some(WorkerStatus {
                 session: SessionId(0),

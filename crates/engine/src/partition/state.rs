@@ -22,7 +22,7 @@ pub(super) enum Timer {
     Trigger(JobId),
     Instance(InstanceId),
     /// A worker that is away has been so for too long.
-    Away(WorkerRef),
+    Away(AppId, WorkerRef),
 }
 
 pub(super) struct AppEntry {
@@ -215,7 +215,6 @@ impl Session {
 
 /// A worker whose connection is gone while it holds work.
 pub(super) struct Away {
-    pub app: AppId,
     pub held: BTreeSet<InstanceId>,
     pub deadline: Timestamp,
     /// Unknown after a restart of the server.

@@ -461,9 +461,27 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_an_error() {
         for condition in [
-            "", "json.code", "status", "json.name < 5", "json contains 1", "status contains 2", "body", "1 == 1 == 1",
-            "json.", "json[", "json[-1]", "json['a]", "\"open", "\"\\x\"", "foo == 1", "status = 200", "(true", "true)",
-            "json.list[99999999999999999999] == 1", "01 == 1", "1e999 == 1",
+            "",
+            "json.code",
+            "status",
+            "json.name < 5",
+            "json contains 1",
+            "status contains 2",
+            "body",
+            "1 == 1 == 1",
+            "json.",
+            "json[",
+            "json[-1]",
+            "json['a]",
+            "\"open",
+            "\"\\x\"",
+            "foo == 1",
+            "status = 200",
+            "(true",
+            "true)",
+            "json.list[99999999999999999999] == 1",
+            "01 == 1",
+            "1e999 == 1",
         ] {
             assert!(holds(condition).is_err(), "{condition}");
         }

@@ -63,7 +63,8 @@ impl HttpHandler {
 impl Handler for HttpHandler {
     async fn run(&self, task: Task) -> Result<Output, Failure> {
         let http: Http = task.config_json()?;
-        let facts = Facts::of(&task).map_err(|error| invalid(format!("the parameters are not a JSON object: {error}")))?;
+        let facts =
+            Facts::of(&task).map_err(|error| invalid(format!("the parameters are not a JSON object: {error}")))?;
         let prepared = Prepared::new(&http, &facts).map_err(invalid)?;
         let rule = response::SuccessRule::new(&http.success).map_err(invalid)?;
         let timeout = http.timeout.unwrap_or(TIMEOUT);

@@ -10,8 +10,16 @@ use crate::template::{self, Place};
 
 /// Headers that describe the connection or the framing of the message, which the client alone knows.
 const REFUSED: [&str; 10] = [
-    "connection", "content-length", "expect", "keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer",
-    "transfer-encoding", "upgrade",
+    "connection",
+    "content-length",
+    "expect",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
 ];
 /// Headers that may follow a redirect to another site; any other may be a credential.
 const TRAVELLING: [&str; 5] = ["accept", "accept-language", "content-type", "user-agent", "cache-control"];
@@ -188,9 +196,23 @@ mod tests {
     fn sec_9_odd_spellings_are_addresses_before_the_guard_sees_them() {
         let guard = super::super::egress::EgressPolicy::default();
         for host in [
-            "127.0.0.1", "127.1", "2130706433", "0x7f000001", "0x7f.1", "017700000001", "0177.0.0.1", "127.0.0.1.",
-            "[::1]", "[::ffff:127.0.0.1]", "[0:0:0:0:0:ffff:7f00:1]", "[64:ff9b::7f00:1]", "１２７.0.0.1", "0",
-            "[fd00:ec2::254]", "169.254.169.254", "2852039166",
+            "127.0.0.1",
+            "127.1",
+            "2130706433",
+            "0x7f000001",
+            "0x7f.1",
+            "017700000001",
+            "0177.0.0.1",
+            "127.0.0.1.",
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+            "[0:0:0:0:0:ffff:7f00:1]",
+            "[64:ff9b::7f00:1]",
+            "１２７.0.0.1",
+            "0",
+            "[fd00:ec2::254]",
+            "169.254.169.254",
+            "2852039166",
         ] {
             let request = prepared(json!({ "url": format!("http://{host}:8080/x") })).unwrap();
             let host = request.url.host_str().unwrap().to_owned();

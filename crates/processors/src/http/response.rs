@@ -37,7 +37,8 @@ impl Received {
         if response.content_length().is_some_and(|length| length > max_body) {
             return Err(too_long());
         }
-        let text = |name| response.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        let text =
+            |name| response.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
         let (content_type, location) = (text(CONTENT_TYPE), text(LOCATION));
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(super::failure)? {
@@ -106,7 +107,8 @@ pub(super) struct SuccessRule {
 
 impl SuccessRule {
     pub(super) fn new(success: &HttpSuccess) -> Result<SuccessRule, String> {
-        let range = |text: &String| parse_status_range(text).ok_or_else(|| format!("success.status: {text:?} is no range"));
+        let range =
+            |text: &String| parse_status_range(text).ok_or_else(|| format!("success.status: {text:?} is no range"));
         let mut status = success.status.iter().map(range).collect::<Result<Vec<_>, _>>()?;
         if status.is_empty() {
             status.push(200..=299);
@@ -130,10 +132,12 @@ impl SuccessRule {
         let Some((text, condition)) = &self.body else {
             return Ok(Output { message: Some(format!("status {status}")), result: Some(received.result(None)) });
         };
-        let json = if condition.needs_json() { received.json() } else { Err("the body was not read as JSON".to_owned()) };
+        let json =
+            if condition.needs_json() { received.json() } else { Err("the body was not read as JSON".to_owned()) };
         let result = received.result(json.as_ref().ok());
         let subject = Subject { status, body: &received.body, json: json.as_ref().map_err(String::as_str) };
-        let broken = |message: String| Failure::new(Reason::from_wire("body_rule"), message).with_result(result.clone());
+        let broken =
+            |message: String| Failure::new(Reason::from_wire("body_rule"), message).with_result(result.clone());
         match condition.holds(&subject) {
             Ok(true) => Ok(Output { message: Some(format!("status {status}")), result: Some(result) }),
             Ok(false) => Err(broken(format!("`{text}` does not hold"))),

@@ -11,6 +11,7 @@ mod plan;
 mod pump;
 mod scratch;
 mod user;
+mod workplace;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,13 +26,15 @@ use crate::supervisor::{self, Command, Report, Supervision};
 use outcome::Ending;
 use pump::Pump;
 use scratch::Scratch;
+use workplace::Workplace;
 
 /// What the worker's owner allows and limits.
 #[derive(Clone, Debug)]
 pub struct ScriptConfig {
     /// How scripts are watched. Default: by the worker's own program.
     pub supervision: Supervision,
-    /// Where the directories of attempts are made. Default: the system's directory for temporary files.
+    /// Where the directories of attempts are made, and what dead workers left there is removed. Default: the system's
+    /// directory for temporary files.
     pub scratch: PathBuf,
     /// Bytes of output that one attempt may log; the rest is dropped, and the log says so. Default 64 MiB.
     pub log_bytes: u64,
@@ -68,11 +71,14 @@ pub enum Language {
 pub struct ScriptHandler {
     language: Language,
     config: Arc<ScriptConfig>,
+    workplace: Arc<Workplace>,
 }
 
 impl ScriptHandler {
+    /// Also removes what workers that were killed left in the directory for attempts.
     pub fn new(language: Language, config: Arc<ScriptConfig>) -> Self {
-        ScriptHandler { language, config }
+        let workplace = Arc::new(Workplace::new(config.scratch.clone()));
+        ScriptHandler { language, config, workplace }
     }
 }
 
@@ -80,24 +86,24 @@ impl ScriptHandler {
 impl Handler for ScriptHandler {
     async fn run(&self, task: Task) -> Result<Output, Failure> {
         let script: Script = task.config_json()?;
-        let facts = Facts::of(&task).map_err(|error| invalid(format!("the parameters are not a JSON object: {error}")))?;
+        let facts =
+            Facts::of(&task).map_err(|error| invalid(format!("the parameters are not a JSON object: {error}")))?;
         let user = user::permitted(script.run_as.as_deref(), &self.config)?;
         let program = plan::plan(self.language, &script, &facts).map_err(|error| invalid(error.to_string()))?;
         if let Some(directory) = &script.directory {
             check_directory(directory)?;
         }
 
-        let settings = (self.config.clone(), facts, program, user);
+        let settings = (self.config.clone(), self.workplace.clone(), facts, program, user);
         let prepared = tokio::task::spawn_blocking(move || {
-            let (config, facts, program, user) = settings;
-            let scratch = Scratch::create(&config.scratch, &program, &facts, user.as_ref())?;
+            let (config, workplace, facts, program, user) = settings;
+            let scratch = Scratch::create(workplace.attempt()?, &program, &facts, user.as_ref())?;
             let launch = environment::launch(program, &facts, user, &scratch, &config);
             std::io::Result::Ok((scratch, launch))
         });
-        let (scratch, launch) = prepared
-            .await
-            .map_err(Failure::from_display)?
-            .map_err(|error| Failure::new(Reason::FAILED, format!("preparing the directory of the attempt: {error}")))?;
+        let (scratch, launch) = prepared.await.map_err(Failure::from_display)?.map_err(|error| {
+            Failure::new(Reason::FAILED, format!("preparing the directory of the attempt: {error}"))
+        })?;
 
         let (reader, writer) = std::io::pipe()?;
         let pump = Pump::start(reader, task.clone(), self.config.log_bytes)?;
@@ -168,7 +174,11 @@ fn left_behind(processes: &[String]) -> String {
     const SHOWN: usize = 10;
     let more = if processes.len() > SHOWN { ", …" } else { "" };
     let shown: Vec<&str> = processes.iter().take(SHOWN).map(String::as_str).collect();
-    format!("the script ended and left {} process(es) behind, which are ended now: {}{more}", processes.len(), shown.join(", "))
+    format!(
+        "the script ended and left {} process(es) behind, which are ended now: {}{more}",
+        processes.len(),
+        shown.join(", ")
+    )
 }
 
 fn check_directory(directory: &str) -> Result<(), Failure> {

@@ -49,10 +49,7 @@ pub(super) fn judge(
 
 /// Lines and file as one JSON object. In the file, an object is merged over the lines; anything else becomes the
 /// value of `result`.
-fn results(
-    collected: Collected,
-    file: Result<Option<Vec<u8>>, ResultFileError>,
-) -> Result<Option<Payload>, Failure> {
+fn results(collected: Collected, file: Result<Option<Vec<u8>>, ResultFileError>) -> Result<Option<Payload>, Failure> {
     let too_large = |what: String| Failure::new(Reason::from_wire("result_too_large"), what).without_retry();
     if collected.too_large {
         return Err(too_large(format!("the lines `::output …` have more than {} bytes", limits::RESULT_BYTES)));

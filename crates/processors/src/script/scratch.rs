@@ -1,9 +1,9 @@
 //! The directory of one attempt: script, parameters, input, result, and an empty place to work in. Readable by nobody
 //! else, and gone when the attempt has ended.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use pendula_model::limits;
@@ -23,17 +23,13 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// Makes the directory and its files, all of them belonging to the user who will run the script.
+    /// Fills `directory`; all in it belongs to the user who will run the script. It is removed with the value.
     pub(super) fn create(
-        base: &Path,
+        directory: TempDir,
         program: &Program,
         facts: &Facts,
         account: Option<&Account>,
     ) -> io::Result<Scratch> {
-        let directory = tempfile::Builder::new()
-            .prefix("pendula-")
-            .permissions(Permissions::from_mode(0o700))
-            .tempdir_in(base)?;
         let path_text = directory
             .path()
             .to_str()

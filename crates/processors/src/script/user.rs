@@ -20,7 +20,9 @@ pub(super) struct Account {
 pub(super) fn permitted(run_as: Option<&str>, config: &ScriptConfig) -> Result<Option<Account>, Failure> {
     let Some(name) = run_as else { return Ok(None) };
     if !config.run_as.iter().any(|allowed| allowed == name) {
-        return Err(invalid(format!("`run_as: {name}` is not among the users that this worker's configuration allows")));
+        return Err(invalid(format!(
+            "`run_as: {name}` is not among the users that this worker's configuration allows"
+        )));
     }
     if !rustix::process::geteuid().is_root() {
         return Err(invalid(format!("`run_as: {name}` needs a worker that runs as root, which this one does not")));

@@ -43,14 +43,8 @@ static CALLED: AtomicBool = AtomicBool::new(false);
 
 /// Turns this process into the supervisor of a script when it was started as one, and does not return then.
 ///
-/// Call it first in `main`, before threads, runtimes and the reading of arguments:
-///
-/// ```no_run
-/// fn main() {
-///     pendula_processors::supervisor::main_if_supervisor();
-///     // The program itself starts here.
-/// }
-/// ```
+/// Call it first in `main`, before threads, runtimes and the reading of arguments. The crate's front page has an
+/// example.
 pub fn main_if_supervisor() {
     if std::env::args_os().nth(1).as_deref() == Some(OsStr::new(ARGUMENT)) {
         watch::run();
@@ -116,11 +110,19 @@ pub(crate) enum Command {
 pub(crate) enum Report {
     Started,
     /// The script could not be started; the last report.
-    NotStarted { missing: bool, message: String },
+    NotStarted {
+        missing: bool,
+        message: String,
+    },
     /// The script itself ended, by a code or by a signal. Others that it started may still run.
-    Ended { code: Option<i32>, signal: Option<i32> },
+    Ended {
+        code: Option<i32>,
+        signal: Option<i32>,
+    },
     /// These outlived the script and are being ended.
-    LeftBehind { processes: Vec<String> },
+    LeftBehind {
+        processes: Vec<String>,
+    },
     /// Nothing is left; the last report.
     Empty,
 }

@@ -2,8 +2,9 @@
 //!
 //! The script runs in a process group of its own, and all its descendants are found by a variable that only they have
 //! in their environment. Stop, timeout and the script's own end leave nothing behind, except a process that replaced its
-//! environment *and* left the group. When the worker itself is killed, nobody is there to end anything: scripts go on.
-//! That is why this mode warns at the start of the worker.
+//! environment *and* left the group. What a script leaves behind is killed at once, without the grace that a supervisor
+//! gives. When the worker itself is killed, nobody is there to end anything: scripts go on. That is why this mode warns
+//! at the start of the worker.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;

@@ -14,13 +14,15 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Command, Launch, Report, process_tree};
+use super::process_tree::{self, Process};
+use super::{Command, Launch, Report};
 
 /// How long what a script left behind may take to end by itself, such as a `tee` that reads its last lines.
 const SETTLE: Duration = Duration::from_millis(200);
 /// How long it may then take to obey TERM.
 const OBEY: Duration = Duration::from_secs(1);
-/// Between two rounds of KILL. More than one is needed where processes multiply faster than they are counted.
+/// Between two rounds of KILL, when the last one found the same processes as the one before. Else the next one follows
+/// at once: some start others faster than they are counted, and only haste catches them.
 const KILL_ROUND: Duration = Duration::from_millis(20);
 
 /// Watches one script, then exits.
@@ -79,6 +81,7 @@ async fn watch() -> std::io::Result<()> {
 
     let mut phase = Phase::Running;
     let (mut stopping, mut worker_gone) = (false, false);
+    let mut last_round = Vec::new();
     while collect(script, &mut phase, stopping) {
         let timer = match phase {
             Phase::Running => None,
@@ -97,7 +100,7 @@ async fn watch() -> std::io::Result<()> {
                     phase = Phase::Killing(Instant::now());
                 }
             },
-            () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => phase = next(phase),
+            () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => phase = next(phase, &mut last_round),
         }
     }
     if worker_gone {
@@ -126,7 +129,7 @@ fn collect(script: Pid, phase: &mut Phase, stopping: bool) -> bool {
 }
 
 /// What follows when the time of `phase` is over.
-fn next(phase: Phase) -> Phase {
+fn next(phase: Phase, last_round: &mut Vec<Process>) -> Phase {
     match phase {
         Phase::Running => Phase::Running,
         Phase::Settling(_) => {
@@ -138,13 +141,16 @@ fn next(phase: Phase) -> Phase {
             Phase::Obeying(Instant::now() + OBEY)
         }
         Phase::Obeying(_) | Phase::Killing(_) => {
-            process_tree::kill(&tree());
-            Phase::Killing(Instant::now() + KILL_ROUND)
+            let round = tree();
+            process_tree::kill(&round);
+            let pause = if round == *last_round { KILL_ROUND } else { Duration::ZERO };
+            *last_round = round;
+            Phase::Killing(Instant::now() + pause)
         }
     }
 }
 
-fn tree() -> Vec<process_tree::Process> {
+fn tree() -> Vec<Process> {
     process_tree::descendants(rustix::process::getpid())
 }
 

@@ -9,7 +9,17 @@ use super::TemplateError;
 const PATTERN_CHARS: usize = 200;
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
 ];
 
@@ -59,7 +69,8 @@ impl Pattern {
                 // A lone `u` is the year in one of the Java classes and the day of the week in the other.
                 if count > most || (c == 'u' && count != 4) {
                     let letters: String = std::iter::repeat_n(c, count).collect();
-                    let message = format!("`{letters}` has no meaning in the date pattern '{text}'; quote text as in 'T'");
+                    let message =
+                        format!("`{letters}` has no meaning in the date pattern '{text}'; quote text as in 'T'");
                     return Err(TemplateError::new(message));
                 }
                 parts.push(Part::Field { letter: c, count });

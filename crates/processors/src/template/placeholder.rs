@@ -44,7 +44,9 @@ pub(super) struct Rendered {
 pub(super) fn unknown(name: &str) -> TemplateError {
     let known = "fire_time, created_time, instance, attempt, app, job, params.NAME";
     if name.is_empty() {
-        return TemplateError::new(format!("`${{` must be followed by a name ({known}); write `$${{` for the characters"));
+        return TemplateError::new(format!(
+            "`${{` must be followed by a name ({known}); write `$${{` for the characters"
+        ));
     }
     TemplateError::new(format!("`{name}` is not a name that a template may use here; known: {known}"))
 }

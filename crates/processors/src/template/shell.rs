@@ -398,9 +398,14 @@ mod tests {
             ("echo a#'b' ${params.x}", format!("echo a#'b' \"{v}\"")),
             ("echo it\\'s ${params.x}", format!("echo it\\'s \"{v}\"")),
             ("cat <<E\nit's ${params.x}\nE\necho ${params.x}", format!("cat <<E\nit's {v}\nE\necho \"{v}\"")),
-            ("cat <<A <<-B\n\"${params.x}\nA\n'${params.x}\n\tB\n'${params.x}'",
-                format!("cat <<A <<-B\n\"{v}\nA\n'{v}\n\tB\n''\"{v}\"''")),
-            ("echo ${HOME:-${params.x}} ${HOME:-\"${params.x}\"}", format!("echo ${{HOME:-\"{v}\"}} ${{HOME:-\"{v}\"}}")),
+            (
+                "cat <<A <<-B\n\"${params.x}\nA\n'${params.x}\n\tB\n'${params.x}'",
+                format!("cat <<A <<-B\n\"{v}\nA\n'{v}\n\tB\n''\"{v}\"''"),
+            ),
+            (
+                "echo ${HOME:-${params.x}} ${HOME:-\"${params.x}\"}",
+                format!("echo ${{HOME:-\"{v}\"}} ${{HOME:-\"{v}\"}}"),
+            ),
             ("echo `cat ${params.x}`", format!("echo `cat \"{v}\"`")),
             ("(cd /; ls ${params.x}) && ls '${params.x}'", format!("(cd /; ls \"{v}\") && ls ''\"{v}\"''")),
             ("echo $((1 << 2)) '${params.x}'", format!("echo $((1 << 2)) ''\"{v}\"''")),

@@ -73,8 +73,7 @@ fn ok(content_type: &str, body: &str) -> String {
 }
 
 async fn send(allow: &[&str], definition: Value) -> (Result<Output, Failure>, String) {
-    let (task, probe) =
-        TestTask::new("http").config(definition.to_string()).params(r#"{"q":"a b"}"#).build();
+    let (task, probe) = TestTask::new("http").config(definition.to_string()).params(r#"{"q":"a b"}"#).build();
     let policy = EgressPolicy { allow: allow.iter().map(|rule| rule.parse().unwrap()).collect() };
     let outcome = HttpHandler::new(policy).unwrap().run(task).await;
     (outcome, probe.log_text())
@@ -108,7 +107,10 @@ async fn a_request_is_sent_judged_logged_and_kept() {
     let (outcome, _) = send(LOCAL, definition).await;
     let kept = result(outcome.unwrap().result);
     let request = kept["body"].as_str().unwrap().to_lowercase();
-    assert!(request.starts_with("put /echo http/1.1\r\n") && request.ends_with("\r\n\r\n{\"q\": \"a b\"}"), "{request}");
+    assert!(
+        request.starts_with("put /echo http/1.1\r\n") && request.ends_with("\r\n\r\n{\"q\": \"a b\"}"),
+        "{request}"
+    );
     assert!(request.contains("x-day: a b\r\n") && request.contains("content-type: application/json\r\n"));
     assert!(request.contains("user-agent: pendula/"));
 }
@@ -133,9 +135,20 @@ async fn status_and_body_rules_decide() {
 async fn sec_9_addresses_are_refused_by_default_before_a_byte_is_sent() {
     let server = Server::start(&[("/", &ok("text/plain", "reached"))]).await;
     let port = server.address.port();
-    for host in ["127.0.0.1", "localhost", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "[::1]",
-        "[::ffff:127.0.0.1]", "0.0.0.0", "169.254.169.254", "[fd00:ec2::254]", "10.0.0.1"]
-    {
+    for host in [
+        "127.0.0.1",
+        "localhost",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "0.0.0.0",
+        "169.254.169.254",
+        "[fd00:ec2::254]",
+        "10.0.0.1",
+    ] {
         let (outcome, log) = send(&[], json!({ "url": format!("http://{host}:{port}/") })).await;
         assert_eq!(reason(&outcome), "egress_denied", "{host}: {outcome:?}");
         assert!(!outcome.unwrap_err().retry && !log.contains("reached"));

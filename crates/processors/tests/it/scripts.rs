@@ -58,8 +58,22 @@ print(os.listdir("."), "${params.day}")
 #[tokio::test]
 async fn sec_6_the_environment_is_clean() {
     let known = [
-        "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SSL_CERT_FILE",
-        "PYTHONUNBUFFERED", "PWD", "OLDPWD", "SHLVL", "_",
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "LANG",
+        "LC_ALL",
+        "LC_CTYPE",
+        "TZ",
+        "TMPDIR",
+        "SSL_CERT_FILE",
+        "PYTHONUNBUFFERED",
+        "PWD",
+        "OLDPWD",
+        "SHLVL",
+        "_",
     ];
     let ended = shell("env").await;
     // The test itself runs with many others, set by cargo.
@@ -143,7 +157,8 @@ async fn nothing_is_left_on_disk() {
 
 #[tokio::test]
 async fn sec_17_another_user_needs_permission() {
-    let definition = json!({ "script": "id -un; id -Gn; echo $HOME $USER; echo ok > \"$PENDULA_RESULT_FILE\"", "run_as": "nobody" });
+    let definition =
+        json!({ "script": "id -un; id -Gn; echo $HOME $USER; echo ok > \"$PENDULA_RESULT_FILE\"", "run_as": "nobody" });
     let ended = shell(definition.clone()).await;
     assert_eq!(ended.reason(), "invalid_definition");
     if !rustix::process::geteuid().is_root() {

@@ -53,7 +53,10 @@ fn run(shell: &str, context: &str, value: &str) -> String {
         .output()
         .expect("the shell runs");
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("what goes in as UTF-8 comes out as UTF-8").trim_end_matches('\n').to_owned()
+    String::from_utf8(output.stdout)
+        .expect("what goes in as UTF-8 comes out as UTF-8")
+        .trim_end_matches('\n')
+        .to_owned()
 }
 
 fn shells() -> impl Iterator<Item = &'static str> {
@@ -63,9 +66,35 @@ fn shells() -> impl Iterator<Item = &'static str> {
 #[test]
 fn sec_6_hostile_values_are_printed_not_run() {
     for value in [
-        "", " ", "*", "$(touch /tmp/pwned)", "`id`", "';id;'", "\";id;\"", "a\nb", "${HOME}", "$HOME", "\\", "\\'", "\\\"", "END",
-        "a\nEND\nid", "-n", "%s%n", "&& id", "| id", "> /tmp/x", "~", "!!", "{a,b}", "é\u{1f600}", "'\"'\"'", "$((1+1))",
-        "${instance}", "#", "x # y",
+        "",
+        " ",
+        "*",
+        "$(touch /tmp/pwned)",
+        "`id`",
+        "';id;'",
+        "\";id;\"",
+        "a\nb",
+        "${HOME}",
+        "$HOME",
+        "\\",
+        "\\'",
+        "\\\"",
+        "END",
+        "a\nEND\nid",
+        "-n",
+        "%s%n",
+        "&& id",
+        "| id",
+        "> /tmp/x",
+        "~",
+        "!!",
+        "{a,b}",
+        "é\u{1f600}",
+        "'\"'\"'",
+        "$((1+1))",
+        "${instance}",
+        "#",
+        "x # y",
     ] {
         for context in CONTEXTS {
             for shell in shells() {

@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use pendula_processors::script::{Language, ScriptConfig};
+use pendula_processors::script::{Language, ScriptConfig, ScriptHandler};
 use serde_json::json;
 
 use crate::attempt::{self, Started, supervised};
@@ -114,14 +114,19 @@ async fn o_7_kill_9_of_the_worker_leaves_no_process_and_no_file() {
         .unwrap();
     let family: Vec<Watch> = mailbox.words().await.iter().map(|word| Watch::new(word)).collect();
     assert_eq!(family.len(), 5);
-    assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 1);
+    let places = || std::fs::read_dir(&scratch).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let [place] = &places()[..] else { panic!("one worker, one place") };
+    assert_eq!(std::fs::read_dir(place).unwrap().count(), 1);
     worker.kill().await.unwrap();
     for process in &family {
         process.ended().await;
     }
     // The supervisor, the first of them, ends last, after it removed the attempt's directory.
     assert!(family[1..].iter().all(Watch::is_gone));
-    assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(place).unwrap().count(), 0);
+    let config = ScriptConfig { scratch: scratch.path().to_owned(), ..supervised() };
+    let _next_worker = ScriptHandler::new(Language::Shell, config.into());
+    assert_eq!(places().len(), 0);
 }
 
 /// No test by itself: run as another process by the one above, it is the worker that gets killed.

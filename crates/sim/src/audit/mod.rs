@@ -99,7 +99,25 @@ pub struct Counts {
     pub starts: u64,
     pub written_off: u64,
     pub restores: u64,
+    /// Owners that died before a step of theirs.
+    pub crashes: u64,
     pub fenced: u64,
+}
+
+impl Counts {
+    /// Adds those of another history.
+    pub fn add(&mut self, other: &Counts) {
+        let Counts { commits, instances, fires, missed, starts, written_off, restores, crashes, fenced } = other;
+        self.commits += commits;
+        self.instances += instances;
+        self.fires += fires;
+        self.missed += missed;
+        self.starts += starts;
+        self.written_off += written_off;
+        self.restores += restores;
+        self.crashes += crashes;
+        self.fenced += fenced;
+    }
 }
 
 impl Audit {

@@ -1,4 +1,5 @@
-//! Histories from seeds.
+//! Histories from seeds: see the crate's documentation.
 
 mod histories;
 mod laws_bite;
+mod scenarios;

@@ -143,10 +143,10 @@ impl LogStore {
         }
         let readers = (0..options.readers.max(1)).map(|_| open_reader(&file, tuning)).collect::<Result<Vec<_>, _>>()?;
         let inner = Inner {
-            file,
             stored_bytes: options.stored_bytes,
-            writer: Writer::spawn("log-writer", db, options.observer)?,
+            writer: Writer::spawn("log-writer", db, open_writer(&file, tuning)?, options.observer)?,
             readers: Readers::spawn("log-reader", readers)?,
+            file,
         };
         Ok(LogStore { inner: Arc::new(inner) })
     }

@@ -4,6 +4,7 @@
 //! `commit` (one statement per change). Reads go to `readers`, each question to the file named after what it asks for.
 
 mod access;
+mod checkpoint;
 mod commit;
 pub(crate) mod error;
 mod instances;
@@ -109,12 +110,13 @@ impl SqliteStore {
         }
         let partitions = open::stored_partitions(&db)?;
         let tuning = Tuning { synchronous, cache_kib: options.reader_cache_kib };
+        let beside = open_writer(&file, tuning)?;
         let readers = (0..options.readers.max(1)).map(|_| open_reader(&file, tuning)).collect::<Result<Vec<_>, _>>()?;
         Ok(SqliteStore {
             partitions,
             file,
             unreadable: UnreadableRows::default(),
-            writer: Writer::spawn("store-writer", db, options.observer)?,
+            writer: Writer::spawn("store-writer", db, beside, options.observer)?,
             readers: Readers::spawn("store-reader", readers)?,
             _lock: lock,
         })

@@ -4,7 +4,6 @@
 //! each write succeeds or fails by itself; a caller is answered after the commit that made its write durable.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -12,15 +11,12 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
+use super::checkpoint::Checkpoints;
 use super::error::OrStoreError;
 use crate::port::StoreError;
 
 /// Changes after which a group is closed, so that a commit stays short.
 const GROUP_CHANGES: usize = 4_000;
-
-/// Pages of the write-ahead log after which they are moved to the database file, between two groups and after the
-/// callers of the last were answered. Bounds the log at about 16 MiB, as long as no reader holds an old page.
-const CHECKPOINT_PAGES: u32 = 4_000;
 
 /// One commit, for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,16 +73,15 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread, which owns `db` from here on.
-    pub fn spawn(name: &str, mut db: Connection, observer: Option<CommitObserver>) -> Result<Writer, StoreError> {
-        let wal_pages = Arc::new(AtomicU32::new(0));
-        let seen = wal_pages.clone();
-        let hook = move |_: &mut rusqlite::hooks::Wal, pages: std::ffi::c_int| {
-            seen.store(pages.unsigned_abs(), Ordering::Relaxed);
-            Ok(())
-        };
-        // Replaces SQLite's own checkpoint inside of COMMIT, for which callers would wait.
-        db.wal_hook(Some(hook)).or_store_error()?;
+    /// Starts the thread, which owns `db` from here on; `beside` is a second connection to the same file, for
+    /// [`Checkpoints`].
+    pub fn spawn(
+        name: &str,
+        mut db: Connection,
+        beside: Connection,
+        observer: Option<CommitObserver>,
+    ) -> Result<Writer, StoreError> {
+        let mut checkpoints = Checkpoints::spawn(name, &mut db, beside)?;
         let (queue, inbox) = mpsc::channel::<Box<dyn Write>>();
         let run = move || {
             let mut group = Vec::new();
@@ -107,12 +102,9 @@ impl Writer {
                 for (write, failure) in group.drain(..).zip(failures) {
                     write.answer(failure);
                 }
-                if wal_pages.load(Ordering::Relaxed) >= CHECKPOINT_PAGES {
-                    checkpoint(&db, "PASSIVE");
-                    wal_pages.store(0, Ordering::Relaxed);
-                }
+                checkpoints.after_commit(&db);
             }
-            checkpoint(&db, "TRUNCATE");
+            checkpoints.finish(&db);
         };
         let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
         let thread = thread.map_err(|error| StoreError::Unavailable { why: format!("no thread: {error}") })?;
@@ -189,12 +181,4 @@ fn apply_isolated(db: &Connection, write: &mut dyn Write) -> Result<(), StoreErr
 
 fn execute(db: &Connection, sql: &str) -> Result<(), StoreError> {
     db.prepare_cached(sql).and_then(|mut statement| statement.execute([])).map(drop).or_store_error()
-}
-
-/// Moves the write-ahead log into the database file. What fails here is tried again later; nothing is lost by it.
-fn checkpoint(db: &Connection, mode: &str) {
-    let done = db.pragma(None, "wal_checkpoint", mode, |_| Ok(()));
-    if let Err(error) = done {
-        tracing::warn!(%error, "the write-ahead log could not be moved into the database file");
-    }
 }

@@ -1,8 +1,8 @@
 //! The scenarios, one file each.
 
 pub mod drain;
-pub mod lateness;
 pub mod latency;
+pub mod lateness;
 pub mod startup;
 pub mod storm;
 pub mod submit;

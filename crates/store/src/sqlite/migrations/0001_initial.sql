@@ -134,7 +134,7 @@ CREATE UNIQUE INDEX instance_idempotency ON instance (app_id, idempotency_key) W
 -- The hot set: what an owner loads. Its size follows what is under way, never history.
 CREATE INDEX instance_active ON instance (partition, app_id, job_id) WHERE ended_at IS NULL;
 CREATE INDEX instance_by_job ON instance (job_id, id);
-
+CREATE INDEX instance_by_app ON instance (app_id, id);
 -- What people look for among millions that succeeded.
 CREATE INDEX instance_unsuccessful ON instance (state, id) WHERE ended_at IS NOT NULL AND state <> 5;
 CREATE INDEX instance_unsuccessful_by_app ON instance (app_id, state, id) WHERE ended_at IS NOT NULL AND state <> 5;
