@@ -25,13 +25,13 @@ pub enum Delivery {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Retry {
     /// Attempts in total, the first one included, that may fail. 1 (default, no retry) to 1,000.
-    #[serde(default = "one")]
+    #[serde(default = "one", skip_serializing_if = "is_one")]
     pub attempts: u32,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub backoff: Backoff,
     /// How often work that was lost with its worker is run again, apart from `attempts`. Default 5, so that a job that
     /// kills its workers comes to an end. `at_most_once` jobs are never run again.
-    #[serde(default = "five")]
+    #[serde(default = "five", skip_serializing_if = "is_five")]
     pub lost_reruns: u32,
 }
 
@@ -62,7 +62,7 @@ pub struct Exponential {
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub max: Duration,
     /// Share of each pause that is random, in percent, added or taken away. 0 to 100, default 10.
-    #[serde(default = "ten")]
+    #[serde(default = "ten", skip_serializing_if = "is_ten")]
     pub jitter_percent: u32,
 }
 
@@ -104,7 +104,7 @@ pub struct Concurrency {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
     /// What becomes of an instance above the limit.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub overflow: Overflow,
     /// Instances that `queue` lets wait; further ones end as `skip` would. Default 10,000.
     #[serde(default = "ten_thousand", skip_serializing_if = "is_ten_thousand")]
@@ -181,6 +181,22 @@ fn ten() -> u32 {
 
 fn ten_thousand() -> u32 {
     10_000
+}
+
+fn is_one(number: &u32) -> bool {
+    *number == 1
+}
+
+fn is_five(number: &u32) -> bool {
+    *number == 5
+}
+
+fn is_ten(number: &u32) -> bool {
+    *number == 10
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn is_ten_thousand(queue: &u32) -> bool {

@@ -15,64 +15,44 @@ use crate::limits;
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Processor {
     /// A script for `/bin/sh` or another interpreter.
-    Shell(Script),
+    Shell(#[serde(with = "short_form")] Script),
     /// A script for `python3`.
-    Python(Script),
+    Python(#[serde(with = "short_form")] Script),
     /// A request made by the worker.
     Http(Http),
     /// A function registered with a worker SDK.
-    Handler(Handler),
+    Handler(#[serde(with = "short_form")] Handler),
 }
 
 /// A script, either as bare text or with settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(from = "ScriptForm", into = "ScriptForm")]
+#[serde(deny_unknown_fields)]
 pub struct Script {
     /// The program text. `${…}` templates in it become safely quoted values (shell only, where a POSIX-like shell
     /// reads it).
     pub script: String,
     /// Program that reads the script, with arguments; default `python3`, or for `shell` the one that a first line `#!…`
     /// names, else `/bin/sh`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub interpreter: Vec<String>,
     /// Arguments of the script; templates are expanded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<String>,
     /// Further environment variables; templates are expanded.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
     /// Text for standard input; templates are expanded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdin: Option<String>,
     /// Working directory; default is an empty one made for the attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<String>,
     /// Exit codes that mean success; default 0 alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub success_codes: Vec<i32>,
     /// User to run as, where the worker is allowed to change user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_as: Option<String>,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(untagged)]
-enum ScriptForm {
-    Text(String),
-    Full(ScriptSettings),
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ScriptSettings {
-    script: String,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    interpreter: Vec<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    args: Vec<String>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    env: BTreeMap<String, String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    stdin: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    directory: Option<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    success_codes: Vec<i32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    run_as: Option<String>,
 }
 
 impl Script {
@@ -91,39 +71,13 @@ impl Script {
     }
 }
 
-impl From<ScriptForm> for Script {
-    fn from(form: ScriptForm) -> Self {
-        match form {
-            ScriptForm::Text(script) => Script::new(script),
-            ScriptForm::Full(settings) => Script {
-                script: settings.script,
-                interpreter: settings.interpreter,
-                args: settings.args,
-                env: settings.env,
-                stdin: settings.stdin,
-                directory: settings.directory,
-                success_codes: settings.success_codes,
-                run_as: settings.run_as,
-            },
-        }
+impl ShortForm for Script {
+    fn from_text(text: String) -> Self {
+        Script::new(text)
     }
-}
 
-impl From<Script> for ScriptForm {
-    fn from(script: Script) -> Self {
-        if script == Script::new(script.script.clone()) {
-            return ScriptForm::Text(script.script);
-        }
-        ScriptForm::Full(ScriptSettings {
-            script: script.script,
-            interpreter: script.interpreter,
-            args: script.args,
-            env: script.env,
-            stdin: script.stdin,
-            directory: script.directory,
-            success_codes: script.success_codes,
-            run_as: script.run_as,
-        })
+    fn as_text(&self) -> Option<&str> {
+        (*self == Script::new(self.script.as_str())).then_some(&self.script)
     }
 }
 
@@ -174,43 +128,72 @@ pub struct HttpSuccess {
 
 /// A registered handler, either as its bare name or with settings for it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(from = "HandlerForm", into = "HandlerForm")]
+#[serde(deny_unknown_fields)]
 pub struct Handler {
     pub name: String,
     /// Settings that the handler understands; opaque to Pendula.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<serde_json::Value>,
 }
 
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(untagged)]
-enum HandlerForm {
-    Name(String),
-    Full(HandlerSettings),
-}
+impl ShortForm for Handler {
+    fn from_text(text: String) -> Self {
+        Handler { name: text, config: None }
+    }
 
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct HandlerSettings {
-    name: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    config: Option<serde_json::Value>,
-}
-
-impl From<HandlerForm> for Handler {
-    fn from(form: HandlerForm) -> Self {
-        match form {
-            HandlerForm::Name(name) => Handler { name, config: None },
-            HandlerForm::Full(full) => Handler { name: full.name, config: full.config },
-        }
+    fn as_text(&self) -> Option<&str> {
+        self.config.is_none().then_some(&self.name)
     }
 }
 
-impl From<Handler> for HandlerForm {
-    fn from(handler: Handler) -> Self {
-        match handler.config {
-            None => HandlerForm::Name(handler.name),
-            config => HandlerForm::Full(HandlerSettings { name: handler.name, config }),
+/// What may be written as a bare text when it has no settings.
+trait ShortForm {
+    fn from_text(text: String) -> Self;
+    /// The text, if that says it all.
+    fn as_text(&self) -> Option<&str>;
+}
+
+/// Reads both forms and writes the shorter. Unlike an untagged enum it keeps the messages about single fields.
+mod short_form {
+    use std::marker::PhantomData;
+
+    use serde::de::value::MapAccessDeserializer;
+    use serde::de::{MapAccess, Visitor};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::ShortForm;
+
+    pub(super) fn serialize<T: ShortForm + Serialize, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        match value.as_text() {
+            Some(text) => serializer.serialize_str(text),
+            None => value.serialize(serializer),
         }
+    }
+
+    pub(super) fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+    where
+        T: ShortForm + Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        struct TextOrSettings<T>(PhantomData<T>);
+
+        impl<'de, T: ShortForm + Deserialize<'de>> Visitor<'de> for TextOrSettings<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a text, or an object with settings")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<T, E> {
+                Ok(T::from_text(text.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        deserializer.deserialize_any(TextOrSettings(PhantomData))
     }
 }
 
@@ -338,6 +321,19 @@ mod tests {
         assert_eq!(read(r#"{"handler":"a"}"#), read(r#"{"handler":{"name":"a"}}"#));
         for json in [r#"{"shell":"ls"}"#, r#"{"handler":"a"}"#, r#"{"http":{"url":"http://a"}}"#] {
             assert_eq!(serde_json::to_string(&read(json)).unwrap(), json);
+        }
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named() {
+        for (json, part) in [
+            (r#"{"shell":{"script":"ls","argz":[]}}"#, "unknown field `argz`"),
+            (r#"{"shell":{"script":"ls","success_codes":["x"]}}"#, "expected i32"),
+            (r#"{"shell":5}"#, "a text, or an object"),
+            (r#"{"handler":{"config":1}}"#, "missing field `name`"),
+        ] {
+            let error = serde_json::from_str::<Processor>(json).unwrap_err().to_string();
+            assert!(error.contains(part), "{json}: {error}");
         }
     }
 

@@ -12,6 +12,8 @@ mod jobs;
 mod load;
 mod lock;
 mod open;
+#[cfg(test)]
+mod plans;
 mod prune;
 pub(crate) mod readers;
 mod rows;
@@ -133,6 +135,17 @@ impl SqliteStore {
         let mut lines = self.readers.ask(check).await?;
         lines.retain(|line| line != "ok");
         Ok(lines)
+    }
+
+    /// From now on refuses to let the database file grow beyond that many bytes, as if the disk were full; `None` takes
+    /// the limit away. Not remembered when the store is opened again.
+    pub async fn limit_size(&self, bytes: Option<u64>) -> Result<(), StoreError> {
+        // The largest number of pages that the format has.
+        let pages = bytes.map_or(0xFFFF_FFFE, |bytes| (bytes / 4096).clamp(1, 0xFFFF_FFFE));
+        let limit = move |db: &Connection| {
+            db.pragma_update_and_check(None, "max_page_count", pages.cast_signed(), |_| Ok(())).or_store_error()
+        };
+        self.writer.run(1, limit).await
     }
 
     async fn ask<T, F>(&self, question: F) -> Result<T, StoreError>

@@ -1,3 +1,10 @@
 //! The stores from outside.
 
 mod conformance;
+mod damage;
+mod differential;
+mod durability;
+mod log_store;
+mod opening;
+mod rows;
+mod unreadable_rows;

@@ -1,0 +1,14 @@
+//! Short scripts against [`pendula_engine::Partition`], one rule each. The simulator (crate `sim`) looks for what nobody
+//! thought of; here is what somebody did.
+
+mod concurrency;
+mod delivery;
+mod edits;
+mod explanations;
+mod lasting;
+mod misfires;
+mod requests;
+mod retries;
+mod script;
+mod stops;
+mod triggers;
