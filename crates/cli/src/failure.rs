@@ -111,6 +111,10 @@ impl From<ClientError> for Failure {
             ClientError::Protocol { .. } => Failure::unreachable(message)
                 .hint("check the address: --server, PENDULA_SERVER or the profile (`pendula login --list`)"),
             ClientError::Problem(problem) => {
+                // The server's own advice names routes; who types commands is told a command.
+                if let Some(hint) = command_for(&problem.code) {
+                    return Failure::refused(format!("{} ({})", problem.title, problem.code)).hint(hint);
+                }
                 let refused = Failure::refused(format!("{message} ({})", problem.code));
                 match problem.status {
                     401 => refused
@@ -122,4 +126,22 @@ impl From<ClientError> for Failure {
             }
         }
     }
+}
+
+/// The command that helps on after a refusal, where there is one.
+fn command_for(code: &str) -> Option<&'static str> {
+    Some(match code {
+        "app_not_found" => "`pendula app list` shows the apps that your token opens",
+        "job_not_found" => "`pendula job list` shows the jobs; --app chooses another app",
+        "instance_not_found" => {
+            "`pendula instance list` shows the instances; ended ones are forgotten after their retention"
+        }
+        "worker_not_found" => "`pendula worker list` shows the connected workers",
+        "token_not_found" => "`pendula token list` shows the tokens",
+        "instance_started" => "a worker has it: `pendula instance stop ID` ends it",
+        "instance_active" => "wait until it ends, or `pendula instance stop ID` first",
+        "instance_ended" => "`pendula instance retry ID` runs the same again",
+        "app_not_empty" => "delete its jobs first: `pendula job delete JOB`",
+        _ => return None,
+    })
 }

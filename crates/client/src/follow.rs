@@ -230,7 +230,7 @@ fn position_of(id: &str, attempt: u32) -> Option<u64> {
 fn parse(event: Event) -> Result<Option<LogEvent>, serde_json::Error> {
     let mut data: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&event.data)?;
     let name = data.entry("event").or_insert_with(|| event.name.into());
-    if !matches!(name.as_str(), Some("log" | "gap" | "state" | "end")) {
+    if !name.as_str().is_some_and(|name| LogEvent::NAMES.contains(&name)) {
         return Ok(None);
     }
     serde_json::from_value(data.into()).map(Some)

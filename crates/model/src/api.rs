@@ -318,6 +318,9 @@ pub struct LogView {
     pub gaps: Vec<LogGap>,
     /// Whether nothing follows any more.
     pub end: bool,
+    /// The attempt is over, but its log has no end: the worker vanished with the rest.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub cut_off: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -336,6 +339,8 @@ pub enum LogEvent {
     Log { attempt: u32, offset: u64, data: String },
     /// Text that was lost.
     Gap { attempt: u32, offset: u64, bytes: u64 },
+    /// The attempt is over, but its log has no end: the worker vanished with what came after `offset`.
+    CutOff { attempt: u32, offset: u64 },
     /// The instance's state changed (also sent first).
     State {
         state: InstanceState,
@@ -351,6 +356,22 @@ pub enum LogEvent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         message: Option<String>,
     },
+}
+
+impl LogEvent {
+    /// Every event's name.
+    pub const NAMES: [&str; 5] = ["log", "gap", "cut_off", "state", "end"];
+
+    /// The name that the event has in the stream.
+    pub fn name(&self) -> &'static str {
+        match self {
+            LogEvent::Log { .. } => "log",
+            LogEvent::Gap { .. } => "gap",
+            LogEvent::CutOff { .. } => "cut_off",
+            LogEvent::State { .. } => "state",
+            LogEvent::End { .. } => "end",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -462,6 +483,10 @@ pub struct Problem {
     /// Whether the same request may succeed later.
     #[serde(default)]
     pub retryable: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 fn is_zero(number: &u32) -> bool {

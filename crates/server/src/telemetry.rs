@@ -1,5 +1,7 @@
 //! What the server writes about itself: the log's set-up, and the events of instances.
 
+use std::io::IsTerminal;
+
 use pendula_engine::Dispatch;
 use pendula_engine::effect::Observation;
 use tracing_subscriber::EnvFilter;
@@ -15,7 +17,8 @@ use crate::config::LogFormat;
 pub fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter)?;
     let registry = tracing_subscriber::registry().with(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let coloured = std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(coloured);
     match format {
         LogFormat::Text => registry.with(lines).try_init()?,
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init()?,
@@ -53,6 +56,7 @@ pub(crate) fn observed(observation: &Observation) {
         Observation::Missed { job, count } => tracing::warn!(%job, count, "fire times passed without an instance"),
         Observation::NoWorker { job, why } => tracing::warn!(%job, why, "no worker may run it"),
         Observation::WorkerConnected { worker } => tracing::debug!(worker, "worker is known to its partition"),
+        Observation::WorkerLost { worker, attempts: 0 } => tracing::debug!(worker, "worker left"),
         Observation::WorkerLost { worker, attempts } => tracing::warn!(worker, attempts, "worker lost"),
         Observation::Quarantined { instance, why } => tracing::error!(%instance, why, "instance set aside"),
     }

@@ -81,7 +81,9 @@ impl World {
         // A session begins with its welcome; and who asked for a drain is there to ask again.
         let may_fail = !matches!(message, ToWorker::Welcome { .. } | ToWorker::Drain);
         for (at, message) in self.routed(message, may_fail) {
-            let Some(connection) = self.connections.get_mut(&id).filter(|c| c.server_open && !c.swallows) else { return };
+            let Some(connection) = self.connections.get_mut(&id).filter(|c| c.server_open && !c.swallows) else {
+                return;
+            };
             let at = if self.profile.reorders && may_fail { at } else { at.max(connection.last_to_worker) };
             connection.last_to_worker = at.max(connection.last_to_worker);
             self.at(at, Event::ToWorker(id, message));
@@ -91,7 +93,9 @@ impl World {
     pub(crate) fn send_to_server(&mut self, id: u32, message: ToServer) {
         let may_fail = !matches!(message, ToServer::Hello(_));
         for (at, message) in self.routed(message, may_fail) {
-            let Some(connection) = self.connections.get_mut(&id).filter(|c| c.worker_open && !c.swallows) else { return };
+            let Some(connection) = self.connections.get_mut(&id).filter(|c| c.worker_open && !c.swallows) else {
+                return;
+            };
             let at = if self.profile.reorders && may_fail { at } else { at.max(connection.last_to_server) };
             connection.last_to_server = at.max(connection.last_to_server);
             self.at(at, Event::ToServer(id, message));

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pendula_engine::input::{Outcome, Report, ReportEvent, WorkerHello};
 use pendula_engine::Dispatch;
+use pendula_engine::input::{Outcome, Report, ReportEvent, WorkerHello};
 use pendula_model::instance::{Payload, Reason};
 use pendula_model::worker::{BootId, HostMetrics, WorkerInfo, WorkerRef};
 use pendula_model::{AppId, InstanceId, SessionId, Timestamp};
@@ -57,8 +57,17 @@ struct Entry {
 enum Phase {
     /// For an older attempt to be gone.
     Waiting(Box<Dispatch>),
-    Running { since: u64, timeout: Option<u64>, grace: u64, cause: Option<Cause> },
-    Finished { outcome: Outcome, sent_at: Option<u64>, ran: bool },
+    Running {
+        since: u64,
+        timeout: Option<u64>,
+        grace: u64,
+        cause: Option<Cause>,
+    },
+    Finished {
+        outcome: Outcome,
+        sent_at: Option<u64>,
+        ran: bool,
+    },
 }
 
 /// Who wants an attempt to end early.
@@ -112,7 +121,8 @@ impl Worker {
 
     fn newest(&self, instance: InstanceId) -> Option<u32> {
         let entry = self.entries.get(&instance).map(|entry| entry.attempt);
-        let dying = self.dying.range((instance, 0)..=(instance, u32::MAX)).next_back().map(|((_, attempt), _)| *attempt);
+        let dying =
+            self.dying.range((instance, 0)..=(instance, u32::MAX)).next_back().map(|((_, attempt), _)| *attempt);
         entry.max(dying).max(self.recent.get(&instance).copied())
     }
 
@@ -278,11 +288,11 @@ impl World {
         if waits {
             worker.entries.insert(instance, Entry { attempt, phase: Phase::Waiting(dispatch) });
         } else {
-            self.start_handler(number, dispatch);
+            self.start_handler(number, &dispatch);
         }
     }
 
-    fn start_handler(&mut self, number: usize, dispatch: Box<Dispatch>) {
+    fn start_handler(&mut self, number: usize, dispatch: &Dispatch) {
         let key = (dispatch.instance, dispatch.attempt);
         let boot = self.workers[number].boot;
         trace!(self, "worker w{number} begins attempt {} of {}", key.1, key.0);
@@ -350,7 +360,7 @@ impl World {
             && !worker.is_dying(instance)
             && let Some(Entry { phase: Phase::Waiting(dispatch), .. }) = worker.entries.remove(&instance)
         {
-            self.start_handler(number, dispatch);
+            self.start_handler(number, &dispatch);
         }
     }
 
@@ -434,11 +444,12 @@ impl World {
         let worker = &self.workers[number];
         let Link::Up(connection) = worker.link else {
             let late = |entry: &Entry| match entry.phase {
-                Phase::Running { since, timeout: Some(timeout), grace, cause: None } if now - since >= timeout => Some(grace),
+                Phase::Running { since, timeout: Some(timeout), grace, cause: None } if now - since >= timeout => {
+                    Some(grace)
+                }
                 _ => None,
             };
-            let late: Vec<_> =
-                worker.entries.iter().filter_map(|(id, e)| Some(((*id, e.attempt), late(e)?))).collect();
+            let late: Vec<_> = worker.entries.iter().filter_map(|(id, e)| Some(((*id, e.attempt), late(e)?))).collect();
             for (key, grace) in late {
                 self.ask_to_stop(number, key, Cause::Timeout, grace);
             }

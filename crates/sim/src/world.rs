@@ -102,7 +102,7 @@ pub(crate) struct World {
     pub(crate) settings: Settings,
     /// By how much the server's wall clock is wrong.
     wall_offset: i64,
-    /// The latest that any owner took it to be.
+    /// The latest that anybody took it to be.
     pub(crate) latest: Timestamp,
 
     pub(crate) store: SimStore,
@@ -355,6 +355,7 @@ impl World {
 
     fn clock_jumps(&mut self, direction: i64) {
         let longest = *self.dice.pick(&[2 * SECOND, 30 * SECOND, 3600 * SECOND]);
+        self.latest = self.latest.max(self.wall());
         self.wall_offset += direction * self.dice.below(longest) as i64;
         // The shell notices jumps and looks up.
         let owners: Vec<u32> = self.owners.keys().copied().collect();

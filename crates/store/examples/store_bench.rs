@@ -108,7 +108,8 @@ impl Source {
 }
 
 fn inserts(instances: &[Instance]) -> Vec<Change> {
-    let insert = |instance: &Instance| Change::InstanceInserted { instance: Box::new(instance.clone()), prune_at: None };
+    let insert =
+        |instance: &Instance| Change::InstanceInserted { instance: Box::new(instance.clone()), prune_at: None };
     instances.iter().map(insert).collect()
 }
 
@@ -217,7 +218,8 @@ async fn many_callers(store: Arc<SqliteStore>, observed: &Mutex<Vec<CommitObserv
 
 #[tokio::main]
 async fn main() {
-    let directory = tempfile::tempdir_in(std::env::args().nth(1).unwrap_or_else(|| ".".to_owned())).expect("a directory");
+    let directory =
+        tempfile::tempdir_in(std::env::args().nth(1).unwrap_or_else(|| ".".to_owned())).expect("a directory");
     let observed = Arc::new(Mutex::new(Vec::new()));
     let seen = observed.clone();
     let observer: pendula_store::sqlite::CommitObserver =

@@ -4,12 +4,12 @@
 //! of the partition's lease. Reads are named after the question they answer. [`MemoryStore`] and [`SqliteStore`] pass
 //! one suite (`conformance`), which is why what the simulator shows on the first holds for the second.
 
-mod laws;
-mod port;
-mod memory;
-pub mod sqlite;
-pub mod logs;
 pub mod conformance;
+mod laws;
+pub mod logs;
+mod memory;
+mod port;
+pub mod sqlite;
 
 pub use memory::MemoryStore;
 pub use port::*;

@@ -131,7 +131,11 @@ pub trait Store: Send + Sync + 'static {
     async fn app_by_id(&self, id: AppId) -> Result<Option<App>, StoreError>;
     async fn jobs(&self, filter: JobFilter) -> Result<Page<Job>, StoreError>;
     /// Every kept revision of a job with the time it was saved, newest first, at most `limit`.
-    async fn job_revisions(&self, id: JobId, limit: usize) -> Result<Vec<(Revision, Timestamp, Arc<JobSpec>)>, StoreError>;
+    async fn job_revisions(
+        &self,
+        id: JobId,
+        limit: usize,
+    ) -> Result<Vec<(Revision, Timestamp, Arc<JobSpec>)>, StoreError>;
     /// Newest first, at most `limit`.
     async fn job_gaps(&self, id: JobId, limit: usize) -> Result<Vec<Gap>, StoreError>;
     async fn instances(&self, filter: InstanceFilter) -> Result<Page<Instance>, StoreError>;

@@ -279,6 +279,9 @@ async fn logs(screen: &Screen, client: &Client, id: InstanceId, attempt: Option<
                 return screen.document(&piece);
             }
             screen.raw(piece.data.as_bytes())?;
+            if piece.cut_off {
+                eprintln!("pendula: {}", super::watch::CUT_OFF);
+            }
             if piece.end || piece.data.is_empty() {
                 return Ok(());
             }

@@ -12,6 +12,9 @@ use pendula_model::instance::InstanceState;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Screen, state_shade};
 
+/// Said where a log stops without having ended.
+pub(super) const CUT_OFF: &str = "the log is cut off here: the worker vanished with the rest";
+
 /// How an instance ended.
 pub(super) struct Ended {
     pub(super) state: InstanceState,
@@ -37,6 +40,7 @@ pub(super) async fn watch(screen: &Screen, client: &Client, id: InstanceId, opti
         match event {
             Some(Ok(LogEvent::Log { attempt, data, .. })) => narrator.log(attempt, &data)?,
             Some(Ok(LogEvent::Gap { attempt, bytes, .. })) => narrator.gap(attempt, bytes)?,
+            Some(Ok(LogEvent::CutOff { attempt, .. })) => narrator.cut_off(attempt)?,
             Some(Ok(LogEvent::State { state, attempt, worker })) => narrator.state(state, attempt, worker.as_deref()),
             Some(Ok(LogEvent::End { state, reason, message })) => {
                 narrator.finish()?;
@@ -119,6 +123,13 @@ impl<'a> Narrator<'a> {
         self.begin(attempt)?;
         self.end_line()?;
         eprintln!("pendula: {bytes} bytes of the log were lost here");
+        Ok(())
+    }
+
+    fn cut_off(&mut self, attempt: u32) -> Outcome {
+        self.begin(attempt)?;
+        self.end_line()?;
+        eprintln!("pendula: {CUT_OFF}");
         Ok(())
     }
 

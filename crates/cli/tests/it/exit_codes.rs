@@ -82,7 +82,7 @@ fn unreachable_is_4() {
 }
 
 #[test]
-fn a_doctor_who_finds_something_fails_with_3() {
+fn s5_7_a_doctor_who_finds_something_fails_with_3() {
     let stranger = server(
         "401 Unauthorized",
         r#"{"type":"t","title":"No valid credential","status":401,"code":"unauthenticated"}"#,

@@ -3,5 +3,6 @@
 mod arrows;
 mod install;
 mod kill;
+mod logs;
 mod stop;
 mod tour;

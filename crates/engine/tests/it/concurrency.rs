@@ -19,7 +19,10 @@ fn queue_lets_the_rest_wait_and_serves_first_come_first() {
     let worker = script.worker("w", 10);
     script.apply(limited(2, Overflow::Queue));
     let ids: Vec<_> = (0..5).map(|_| script.run("j")).collect();
-    assert_eq!(ids.iter().map(|id| script.state(*id)).collect::<Vec<_>>(), [Dispatched, Dispatched, Waiting, Waiting, Waiting]);
+    assert_eq!(
+        ids.iter().map(|id| script.state(*id)).collect::<Vec<_>>(),
+        [Dispatched, Dispatched, Waiting, Waiting, Waiting]
+    );
     for next in 2..5 {
         script.end(worker, ids[next - 2], Outcome::Succeeded);
         assert_eq!(script.state(ids[next]), Dispatched);

@@ -22,7 +22,10 @@ fn a_failed_attempt_is_followed_by_another_until_there_are_no_more() {
     let id = script.run("j");
     for attempt in 1..=2 {
         script.end(worker, id, failed());
-        assert_eq!((script.state(id), script.attempt(id), script.reason(id)), (Waiting, attempt, Some(Reason::EXIT_CODE)));
+        assert_eq!(
+            (script.state(id), script.attempt(id), script.reason(id)),
+            (Waiting, attempt, Some(Reason::EXIT_CODE))
+        );
         script.pass(SECOND);
         assert_eq!((script.state(id), script.attempt(id)), (Dispatched, attempt + 1));
     }
@@ -161,7 +164,8 @@ fn a_start_that_was_told_after_the_clock_went_back_is_no_reason_to_panic() {
     let worker = script.connect(hello);
     assert_eq!(script.state(running), Running);
     let started_at = Some(script.now);
-    let event = pendula_engine::ReportEvent::Ended { outcome: Outcome::Succeeded, message: None, result: None, started_at };
+    let event =
+        pendula_engine::ReportEvent::Ended { outcome: Outcome::Succeeded, message: None, result: None, started_at };
     script.report(worker, finished, 1, event);
     assert_eq!(script.state(finished), Succeeded);
 }

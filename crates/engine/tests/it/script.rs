@@ -49,6 +49,7 @@ pub struct Script {
     pub rows: BTreeMap<InstanceId, Instance>,
     pub gaps: BTreeMap<JobId, Vec<Gap>>,
     pub past: Vec<PastAttempt>,
+    fires: BTreeSet<(JobId, Timestamp)>,
     specs: BTreeMap<(JobId, Revision), Arc<JobSpec>>,
     apps: BTreeMap<AppId, pendula_model::app::App>,
     /// What was wanted since it was last taken.
@@ -66,6 +67,9 @@ pub struct Script {
     /// Reads of single things wait until a script answers them.
     pub hold_reads: bool,
     pub held_reads: Vec<Need>,
+    /// The same for schedules.
+    pub hold_schedules: bool,
+    pub held_schedules: Option<Timestamp>,
 }
 
 impl Script {
@@ -95,6 +99,7 @@ impl Script {
             rows: BTreeMap::new(),
             gaps: BTreeMap::new(),
             past: Vec::new(),
+            fires: BTreeSet::new(),
             specs: BTreeMap::new(),
             apps: BTreeMap::new(),
             dispatches: Vec::new(),
@@ -110,6 +115,8 @@ impl Script {
             next_session: 0,
             hold_reads: false,
             held_reads: Vec::new(),
+            hold_schedules: false,
+            held_schedules: None,
         };
         script.absorb(out);
         script.app = script.new_app("app");
@@ -151,19 +158,28 @@ impl Script {
                 Effect::Close { session, .. } => self.closed.push(session),
                 Effect::Load(needs) if self.hold_reads => self.held_reads.extend(needs),
                 Effect::Load(needs) => needs.into_iter().for_each(|need| self.answer(need)),
-                Effect::LoadSchedules { until } => {
-                    let due = |job: &&Job| job.deleted_at.is_none() && job.schedule.next_fire.is_some_and(|next| next < until);
-                    let jobs = self.jobs.values().filter(due).cloned().collect();
-                    self.input(Input::SchedulesLoaded { until, jobs });
-                }
+                Effect::LoadSchedules { until } if self.hold_schedules => self.held_schedules = Some(until),
+                Effect::LoadSchedules { until } => self.answer_schedules(until),
                 Effect::Observed(observation) => self.observed.push(observation),
             }
         }
     }
 
-    /// Reads what was asked for.
+    pub fn answer_schedules(&mut self, until: Timestamp) {
+        let due = |job: &&Job| job.deleted_at.is_none() && job.schedule.next_fire.is_some_and(|next| next < until);
+        let jobs = self.jobs.values().filter(due).cloned().collect();
+        self.input(Input::SchedulesLoaded { until, jobs });
+    }
+
+    /// Reads what was asked for, and tells the engine.
     pub fn answer(&mut self, need: Need) {
-        let fact = match &need {
+        let fact = self.fact(need);
+        self.input(Input::Loaded(vec![fact]));
+    }
+
+    /// What the store has on it.
+    pub fn fact(&self, need: Need) -> Fact {
+        match &need {
             Need::JobById(id) => Fact::Job { job: self.jobs.get(id).cloned(), need },
             Need::JobByName(app, name) => {
                 let named = |job: &&Job| job.app == *app && job.spec.name == *name && job.deleted_at.is_none();
@@ -173,8 +189,7 @@ impl Script {
                 let keyed = |row: &&Instance| row.app == *app && row.idempotency_key.as_ref() == Some(key);
                 Fact::Idempotency { instance: self.rows.values().find(keyed).map(|row| row.id), need }
             }
-        };
-        self.input(Input::Loaded(vec![fact]));
+        }
     }
 
     fn write(&mut self, change: &Change) {
@@ -197,9 +212,9 @@ impl Script {
             }
             Change::GapRecorded { job, gap } => self.gaps.entry(*job).or_default().push(gap.clone()),
             Change::InstanceInserted { instance, .. } => {
-                let fired = |row: &Instance| row.job == instance.job && row.fire_time == instance.fire_time;
-                let twice = instance.fire_time.is_some() && self.rows.values().any(fired);
-                assert!(!twice, "one fire, one row: {instance:?}");
+                if let Some(at) = instance.fire_time {
+                    assert!(self.fires.insert((instance.job, at)), "one fire, one row: {instance:?}");
+                }
                 assert!(self.rows.insert(instance.id, (**instance).clone()).is_none(), "ids are new");
             }
             Change::InstanceUpdated(instance) | Change::InstanceEnded { instance, .. } => {
@@ -209,7 +224,8 @@ impl Script {
             }
             Change::InstanceQuarantined { id, at, .. } => {
                 if let Some(row) = self.rows.get_mut(id) {
-                    (row.state, row.ended_at, row.reason) = (InstanceState::Failed, Some(*at), Some(Reason::QUARANTINED));
+                    (row.state, row.ended_at, row.reason) =
+                        (InstanceState::Failed, Some(*at), Some(Reason::QUARANTINED));
                 }
             }
             Change::AttemptEnded(past) => self.past.push(past.clone()),
@@ -380,6 +396,20 @@ impl Script {
     pub fn end(&mut self, session: SessionId, instance: InstanceId, outcome: Outcome) {
         let attempt = self.rows[&instance].attempt;
         self.ended(session, instance, attempt, outcome);
+    }
+
+    /// All that was dispatched to `session` succeeds, and what follows from that.
+    pub fn end_all(&mut self, session: SessionId) {
+        loop {
+            let dispatches = self.dispatched();
+            if dispatches.is_empty() {
+                return;
+            }
+            for (to, instance, attempt) in dispatches {
+                assert_eq!(to, session);
+                self.ended(session, instance, attempt, Outcome::Succeeded);
+            }
+        }
     }
 
     // What can be seen.

@@ -9,20 +9,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::sse::Event;
-use pendula_model::Timestamp;
 use pendula_model::api::LogEvent;
 use pendula_model::instance::{Instance, InstanceState};
 use tokio::sync::mpsc;
 
 use super::Shared;
-use super::logs::{self, Part, Piece};
+use super::logs::{self, GRACE, Part, Piece};
 use super::problem::ApiError;
 use crate::auth::Principal;
 use crate::logs::{Followed, News};
 
-/// How long the rest of a log is waited for after its attempt ended. Longer than a worker takes to send it.
-const GRACE: Duration = Duration::from_secs(5);
-/// The same for a log of which nothing came at all. Tasks that print nothing send no end of it either.
+/// What [`GRACE`] is for a log of which nothing came at all. Tasks that print nothing send no end of it either.
 const EMPTY_GRACE: Duration = Duration::from_millis(500);
 /// How often the store is looked at when there is no news: what the hub does not tell is seen no later than this.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -123,11 +120,16 @@ impl Follower {
         while self.at.attempt <= instance.attempt {
             let complete = self.send_stored().await?;
             if !complete {
-                let Some(ended_at) = self.ended_at(&instance).await? else { return Ok(Some(LOOK_AGAIN)) };
+                let ended_at = logs::ended_at(&self.api, &instance, self.at.attempt).await?;
+                let Some(ended_at) = ended_at else { return Ok(Some(LOOK_AGAIN)) };
                 let waited = self.api.now().since(ended_at);
                 let grace = if self.at.offset == 0 { EMPTY_GRACE } else { GRACE };
                 if waited < grace {
                     return Ok(Some(grace - waited));
+                }
+                if self.at.offset > 0 {
+                    let Position { attempt, offset } = self.at;
+                    self.send(&LogEvent::CutOff { attempt, offset }).await?;
                 }
             }
             self.at = self.at.next_attempt();
@@ -141,21 +143,12 @@ impl Follower {
         Ok(None)
     }
 
-    /// When the attempt that we are at ended, if it did.
-    async fn ended_at(&self, instance: &Instance) -> Result<Option<Timestamp>, ApiError> {
-        if instance.state.is_ended() && self.at.attempt == instance.attempt {
-            return Ok(instance.ended_at);
-        }
-        let past = self.api.server.store.past_attempts(self.instance.id).await?;
-        Ok(past.iter().find(|past| past.attempt == self.at.attempt).map(|past| past.ended_at))
-    }
-
     /// Sends what is stored of the current attempt's log; whether it is complete.
     async fn send_stored(&mut self) -> Result<bool, Cut> {
         loop {
             let piece =
                 logs::piece(&self.api, logs::key(&self.instance, self.at.attempt), self.at.offset, PIECE).await?;
-            let Piece { parts, next_offset, end } = piece;
+            let Piece { parts, next_offset, end, .. } = piece;
             let moved = next_offset > self.at.offset;
             for part in parts {
                 self.send_part(part).await?;
@@ -208,15 +201,9 @@ impl Follower {
     }
 
     async fn send(&self, event: &LogEvent) -> Result<(), Cut> {
-        let name = match event {
-            LogEvent::Log { .. } => "log",
-            LogEvent::Gap { .. } => "gap",
-            LogEvent::State { .. } => "state",
-            LogEvent::End { .. } => "end",
-        };
         let id = format!("{}:{}", self.at.attempt, self.at.offset);
         let json = serde_json::to_string(event).expect("events are plain JSON");
-        self.events.send(Ok(Event::default().event(name).id(id).data(json))).await.map_err(|_| Cut::Gone)
+        self.events.send(Ok(Event::default().event(event.name()).id(id).data(json))).await.map_err(|_| Cut::Gone)
     }
 }
 

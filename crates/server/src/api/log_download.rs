@@ -38,6 +38,7 @@ pub(super) async fn download_log(
     let key = logs::key(&instance, attempt);
     // The first piece is read before the answer begins, so that an error can still be one.
     let first = logs::piece(&api, key, 0, PIECE).await?;
+    let abandoned = logs::is_abandoned(&api, &instance, attempt).await?;
     // What is left to send: a piece that was read already, or the offset of the next.
     let stream = stream::unfold(Some((Some(first), 0)), move |left| {
         let api = api.clone();
@@ -52,7 +53,8 @@ pub(super) async fn download_log(
                 },
             };
             let next = piece.next_offset;
-            (next > offset).then(|| (Ok(bytes(piece.parts)), Some((None, next))))
+            let cut_off = abandoned && piece.is_unfinished();
+            (next > offset).then(|| (Ok(bytes(piece.parts, cut_off)), Some((None, next))))
         }
     });
     let headers = [
@@ -62,13 +64,16 @@ pub(super) async fn download_log(
     Ok((headers, Body::from_stream(stream)).into_response())
 }
 
-fn bytes(parts: Vec<Part>) -> Bytes {
+fn bytes(parts: Vec<Part>, cut_off: bool) -> Bytes {
     let mut text = String::new();
     for part in parts {
         match part {
             Part::Text { data, .. } => text.push_str(&data),
             Part::Gap { bytes, .. } => text.push_str(&format!("\n[{bytes} bytes of the log were lost here]\n")),
         }
+    }
+    if cut_off {
+        text.push_str("\n[the log is cut off here: the worker vanished with the rest]\n");
     }
     text.into()
 }

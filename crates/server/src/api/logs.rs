@@ -7,6 +7,7 @@ use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json as JsonAnswer};
 use http::HeaderMap;
+use pendula_model::Timestamp;
 use pendula_model::api::{LogEvent, LogGap, LogView};
 use pendula_model::instance::Instance;
 use pendula_store::logs::{LogKey, LogPart};
@@ -26,6 +27,8 @@ const PIECE: usize = 64 * 1024;
 const LARGEST_PIECE: usize = 1024 * 1024;
 /// Lines of a tail at most.
 const LONGEST_TAIL: usize = 10_000;
+/// How long the rest of a log is waited for after its attempt ended. Longer than a worker takes to send it.
+pub(super) const GRACE: std::time::Duration = std::time::Duration::from_secs(5);
 /// Time between signs of life on a stream without news: well below what proxies close for.
 const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(15);
 
@@ -80,7 +83,8 @@ pub(super) async fn read_log(
     };
     if !which.follow {
         let piece = piece(&api, key(&instance, attempt), offset, limit).await?;
-        return Ok(JsonAnswer(view(attempt, offset, piece)).into_response());
+        let cut_off = piece.is_unfinished() && is_abandoned(&api, &instance, attempt).await?;
+        return Ok(JsonAnswer(view(attempt, offset, piece, cut_off)).into_response());
     }
     let from = match headers.get("last-event-id") {
         Some(id) => {
@@ -115,6 +119,30 @@ pub(super) struct Piece {
     pub(super) next_offset: u64,
     /// Whether nothing follows any more.
     pub(super) end: bool,
+    /// Bytes of the log so far.
+    total: u64,
+}
+
+impl Piece {
+    /// Whether this is the last that is stored of a log that began and has not ended.
+    pub(super) fn is_unfinished(&self) -> bool {
+        !self.end && self.total > 0 && self.next_offset >= self.total
+    }
+}
+
+/// When an attempt ended, if it did.
+pub(super) async fn ended_at(api: &Shared, instance: &Instance, attempt: u32) -> Result<Option<Timestamp>, ApiError> {
+    if instance.state.is_ended() && attempt == instance.attempt {
+        return Ok(instance.ended_at);
+    }
+    let past = api.server.store.past_attempts(instance.id).await?;
+    Ok(past.iter().find(|past| past.attempt == attempt).map(|past| past.ended_at))
+}
+
+/// Whether an attempt has been over for so long that the rest of its log will not come any more.
+pub(super) async fn is_abandoned(api: &Shared, instance: &Instance, attempt: u32) -> Result<bool, ApiError> {
+    let ended_at = ended_at(api, instance, attempt).await?;
+    Ok(ended_at.is_some_and(|ended_at| api.now().since(ended_at) >= GRACE))
 }
 
 pub(super) enum Part {
@@ -143,7 +171,7 @@ impl Part {
     }
 }
 
-fn view(attempt: u32, offset: u64, piece: Piece) -> LogView {
+fn view(attempt: u32, offset: u64, piece: Piece, cut_off: bool) -> LogView {
     let (mut data, mut gaps) = (String::new(), Vec::new());
     for part in piece.parts {
         match part {
@@ -151,7 +179,7 @@ fn view(attempt: u32, offset: u64, piece: Piece) -> LogView {
             Part::Gap { offset, bytes } => gaps.push(LogGap { offset, bytes }),
         }
     }
-    LogView { attempt, offset, data, next_offset: piece.next_offset, gaps, end: piece.end }
+    LogView { attempt, offset, data, next_offset: piece.next_offset, gaps, end: piece.end, cut_off }
 }
 
 /// The log of an attempt of a standalone instance, which has only one task.
@@ -167,7 +195,7 @@ pub(super) async fn piece(api: &Shared, key: LogKey, offset: u64, limit: usize) 
 }
 
 fn characters(offset: u64, read: LogPart) -> Piece {
-    let (mut next_offset, end) = (read.next_offset, read.end);
+    let (mut next_offset, end, total) = (read.next_offset, read.end, read.total);
     let stretches = stretches(offset, &read);
     let last = stretches.len().saturating_sub(1);
     let mut parts = Vec::with_capacity(stretches.len());
@@ -188,7 +216,7 @@ fn characters(offset: u64, read: LogPart) -> Piece {
             }
         }
     }
-    Piece { parts, next_offset, end }
+    Piece { parts, next_offset, end, total }
 }
 
 /// Bytes before a character whose end is missing.

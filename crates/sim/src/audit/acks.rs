@@ -43,7 +43,9 @@ impl Audit {
                     self.breaks("idempotency_key_one_instance", || format!("key {key} was answered with {id}"));
                 }
                 if !self.instances.contains_key(id) {
-                    self.breaks("acknowledged_work_never_lost", || format!("instance {id} was acknowledged and is not stored"));
+                    self.breaks("acknowledged_work_never_lost", || {
+                        format!("instance {id} was acknowledged and is not stored")
+                    });
                 }
             }
             Reply::Job { job, .. } => {

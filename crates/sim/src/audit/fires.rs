@@ -91,15 +91,11 @@ impl Audit {
     /// Half of a batch: only that fires are unique can be said of it.
     pub(crate) fn fired_only(&mut self, changes: &[Change]) {
         for change in changes {
-            match change {
-                Change::InstanceInserted { instance, .. } => {
-                    if let Some(at) = instance.fire_time
-                        && !self.fires.insert((instance.job, at))
-                    {
-                        self.breaks("one_row_per_fire", || format!("job {} was fired twice for {at}", instance.job));
-                    }
-                }
-                _ => {}
+            if let Change::InstanceInserted { instance, .. } = change
+                && let Some(at) = instance.fire_time
+                && !self.fires.insert((instance.job, at))
+            {
+                self.breaks("one_row_per_fire", || format!("job {} was fired twice for {at}", instance.job));
             }
         }
     }
@@ -205,7 +201,9 @@ impl Audit {
                 None if plan.waits_for_end() && record.triggered == 0 && plan.next_after_end(since).is_some() => {
                     fault = Some(format!("the chain of job {id}, a fixed delay, broke off"));
                 }
-                None if !plan.waits_for_end() && plan.next_after(record.last_fire.unwrap_or(now).max(now)).is_some() => {
+                None if !plan.waits_for_end()
+                    && plan.next_after(record.last_fire.unwrap_or(now).max(now)).is_some() =>
+                {
                     fault = Some(format!("job {id} will not fire again, though its plan says so"));
                 }
                 _ => {}

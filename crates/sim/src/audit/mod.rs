@@ -167,7 +167,9 @@ impl Audit {
                 Change::ScheduleAdvanced { job, schedule, .. } => self.on_advanced(*job, schedule, &mut touched),
                 Change::GapRecorded { job, gap } => touched.gaps.entry(*job).or_default().push(gap.clone()),
                 Change::InstanceQuarantined { id, .. } => {
-                    self.breaks("commits_are_accepted", || format!("instance {id} was quarantined, and nothing was broken"));
+                    self.breaks("commits_are_accepted", || {
+                        format!("instance {id} was quarantined, and nothing was broken")
+                    });
                 }
                 Change::AppInserted(_) | Change::AppUpdated(_) | Change::AppDeleted(_) => {}
             }
@@ -204,11 +206,13 @@ impl Audit {
 
     fn on_row(&mut self, row: &Instance, touched: &mut fires::Touched) {
         let Some(record) = self.instances.get_mut(&row.id) else {
-            return self.breaks("commits_are_accepted", || format!("instance {} was changed before it was made", row.id));
+            return self
+                .breaks("commits_are_accepted", || format!("instance {} was changed before it was made", row.id));
         };
         if let Some(ended) = &record.ended {
             let (was, is) = (ended.state, row.state);
-            return self.breaks("ended_once", || format!("instance {} was {was} and was written again as {is}", row.id));
+            return self
+                .breaks("ended_once", || format!("instance {} was {was} and was written again as {is}", row.id));
         }
         let was_under_way = record.is_under_way();
         if row.attempt > record.attempt
@@ -226,7 +230,8 @@ impl Audit {
         if row.state.is_ended() {
             record.ended = Some(Box::new(row.clone()));
         }
-        let lost = [Reason::WORKER_LOST, Reason::STOP_UNCONFIRMED].iter().any(|reason| row.reason.as_ref() == Some(reason));
+        let lost =
+            [Reason::WORKER_LOST, Reason::STOP_UNCONFIRMED].iter().any(|reason| row.reason.as_ref() == Some(reason));
         let unconfirmed = row.reason == Some(Reason::TIMEOUT) && is_unconfirmed(row.message.as_deref());
         if row.state.is_ended() && (lost || unconfirmed) {
             self.write_off(row.id, row.attempt);
@@ -249,7 +254,9 @@ impl Audit {
             }
             if under_way > ceiling || (admitted > 0 && under_way > limit.max(*widest)) {
                 self.breaks("limits_never_exceeded", || {
-                    format!("job {id} has {under_way} instances under way, {admitted} of them new; its limit is {limit}")
+                    format!(
+                        "job {id} has {under_way} instances under way, {admitted} of them new; its limit is {limit}"
+                    )
                 });
             }
         }

@@ -64,7 +64,9 @@ impl Audit {
             record.written_off.insert(attempt);
         }
         if self.calm {
-            self.breaks("no_needless_loss", || format!("attempt {attempt} of {instance} was written off, and nothing was wrong"));
+            self.breaks("no_needless_loss", || {
+                format!("attempt {attempt} of {instance} was written off, and nothing was wrong")
+            });
         }
     }
 }

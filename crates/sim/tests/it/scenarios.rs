@@ -53,7 +53,8 @@ fn o_5_a_crash_at_any_step_neither_loses_nor_doubles_a_fire() {
 #[test]
 fn o_1_ten_thousand_schedules_in_one_second_make_as_many_instances() {
     let at = "2026-11-21T08:01:10Z".parse().expect("a time");
-    let jobs: Vec<_> = (0..10_000).map(|n| job(format!("j{n}"), Trigger { at: Some(at), ..Trigger::default() })).collect();
+    let jobs: Vec<_> =
+        (0..10_000).map(|n| job(format!("j{n}"), Trigger { at: Some(at), ..Trigger::default() })).collect();
     let roomy = Profile { slots: (2_000, 2_000), ..calm(90) };
     let whole = live_until_crash(1, &roomy, jobs.clone(), None);
     kept_the_laws(&whole, None);

@@ -67,7 +67,8 @@ pub async fn tokens_open_until_deleted(store: Arc<dyn Store>) {
     assert!(matches!(store.token_insert(twin).await, Err(StoreError::Exists { .. })));
     assert!(matches!(store.token_insert(tokens[0].clone()).await, Err(StoreError::Exists { .. })));
     let nobody = world.app("nobody").id;
-    let stray = Token { hash: [7; 32], id: TokenId(world.next_id()), scope: Scope::App { app: nobody }, ..tokens[0].clone() };
+    let stray =
+        Token { hash: [7; 32], id: TokenId(world.next_id()), scope: Scope::App { app: nobody }, ..tokens[0].clone() };
     assert!(matches!(store.token_insert(stray).await, Err(StoreError::Conflict { .. })));
 
     assert!(store.token_delete(tokens[0].id).await.unwrap());

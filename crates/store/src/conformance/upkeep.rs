@@ -80,8 +80,7 @@ pub async fn pruning_forgets_what_is_over(store: Arc<dyn Store>) {
     let many: Vec<_> = (0..5).map(|_| world.instance(&job)).collect();
     world.commit(many.iter().map(inserted).collect()).await;
     world.commit(many.iter().rev().map(|one| ended(&moved(one, InstanceState::Succeeded))).collect()).await;
-    let gone: Vec<InstanceId> =
-        store.prune(Timestamp::MAX, 2).await.unwrap().into_iter().map(|(_, id)| id).collect();
+    let gone: Vec<InstanceId> = store.prune(Timestamp::MAX, 2).await.unwrap().into_iter().map(|(_, id)| id).collect();
     assert_eq!(gone, [many[0].id, many[1].id]);
 }
 

@@ -133,7 +133,8 @@ impl World {
         let mut text = format!("{:?}\n", store.partition_load(self.partition).await.expect("snapshot"));
         text += &format!("{:?}\n", store.apps().await.expect("apps"));
         text += &format!("{:?}\n", store.tokens().await.expect("tokens"));
-        text += &format!("{:?}\n", store.jobs_due(self.partition, Timestamp::MAX, None, usize::MAX).await.expect("due"));
+        text +=
+            &format!("{:?}\n", store.jobs_due(self.partition, Timestamp::MAX, None, usize::MAX).await.expect("due"));
         for job in jobs {
             text += &format!("{job:?}\n");
             text += &format!("{:?}\n", store.job_revisions(job.id, usize::MAX).await.expect("revisions"));

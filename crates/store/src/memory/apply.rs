@@ -192,7 +192,13 @@ fn update_instance(tables: &mut Tables, new: &Instance, prune_at: Option<Timesta
     Ok(())
 }
 
-fn quarantine(tables: &mut Tables, id: InstanceId, at: Timestamp, why: &str, prune_at: Timestamp) -> Result<(), Refused> {
+fn quarantine(
+    tables: &mut Tables,
+    id: InstanceId,
+    at: Timestamp,
+    why: &str,
+    prune_at: Timestamp,
+) -> Result<(), Refused> {
     let Some(row) = tables.instances.get(&id).filter(|row| !row.instance.state.is_ended()) else {
         return Err(format!("instance {id} has ended"));
     };

@@ -264,7 +264,11 @@ impl Store for MemoryStore {
         Ok(page(jobs.take(filter.limit.saturating_add(1)).cloned().collect(), filter.limit))
     }
 
-    async fn job_revisions(&self, id: JobId, limit: usize) -> Result<Vec<(Revision, Timestamp, Arc<JobSpec>)>, StoreError> {
+    async fn job_revisions(
+        &self,
+        id: JobId,
+        limit: usize,
+    ) -> Result<Vec<(Revision, Timestamp, Arc<JobSpec>)>, StoreError> {
         let tables = self.tables();
         let kept = tables.revisions.range((id, Revision(0))..=(id, Revision(u32::MAX))).rev().take(limit);
         Ok(kept.map(|((_, revision), (at, spec))| (*revision, *at, spec.clone())).collect())

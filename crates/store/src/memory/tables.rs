@@ -17,6 +17,7 @@ pub(super) struct InstanceRow {
 }
 
 /// How to take one write back.
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are instances, the largest")]
 enum Undo {
     App(AppId, Option<App>),
     Job(JobId, Option<Job>),

@@ -110,8 +110,7 @@ fn insert_app(db: &Connection, app: &App) -> Result<(), StoreError> {
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
     let created_at = app.created_at.as_micros();
     let version = app.version.cast_signed();
-    let values =
-        params![app.id.0, app.name, app.namespace, app.partition.0, app.allow_scripts, created_at, version];
+    let values = params![app.id.0, app.name, app.namespace, app.partition.0, app.allow_scripts, created_at, version];
     expect_row(db, sql, values, || format!("app {} or its name `{}` exists", app.id, app.name))
 }
 
@@ -246,13 +245,8 @@ fn advance_schedule(
 
 fn record_gap(db: &Connection, job: JobId, gap: &Gap) -> Result<(), StoreError> {
     let sql = "INSERT INTO gap (job_id, first_fire, last_fire, fires, noticed_at) VALUES (?1, ?2, ?3, ?4, ?5)";
-    let values = params![
-        job.0,
-        gap.from.as_micros(),
-        gap.to.as_micros(),
-        gap.count.cast_signed(),
-        gap.noticed_at.as_micros(),
-    ];
+    let values =
+        params![job.0, gap.from.as_micros(), gap.to.as_micros(), gap.count.cast_signed(), gap.noticed_at.as_micros(),];
     expect_row(db, sql, values, || format!("job {job} of a gap does not exist"))?;
     let sql = "DELETE FROM gap WHERE job_id = ?1 AND id <= (
                    SELECT id FROM gap WHERE job_id = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)";
@@ -455,6 +449,7 @@ fn insert_past_attempt(db: &Connection, past: &PastAttempt) -> Result<(), StoreE
         past.reason.as_str(),
         past.message.as_deref(),
     ];
-    let expected = || format!("attempt {} of instance {} is kept already, or the instance is not", past.attempt, past.instance);
+    let expected =
+        || format!("attempt {} of instance {} is kept already, or the instance is not", past.attempt, past.instance);
     expect_row(db, sql, values, expected)
 }

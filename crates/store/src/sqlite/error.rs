@@ -28,9 +28,9 @@ pub(crate) fn store_error(error: Error) -> StoreError {
     match failure.code {
         ErrorCode::DiskFull => StoreError::Unavailable { why: "the disk is full; free some space".to_owned() },
         ErrorCode::ConstraintViolation => StoreError::Conflict { what: text },
-        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => StoreError::Corrupt {
-            why: format!("the database file is damaged ({text}); restore it from a backup"),
-        },
+        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
+            StoreError::Corrupt { why: format!("the database file is damaged ({text}); restore it from a backup") }
+        }
         // "No such table" and the like: somebody changed the schema under us.
         ErrorCode::Unknown | ErrorCode::TypeMismatch | ErrorCode::ApiMisuse | ErrorCode::ParameterOutOfRange => {
             StoreError::Corrupt { why: text }

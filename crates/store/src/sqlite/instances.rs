@@ -52,10 +52,17 @@ pub(super) fn past_attempts(
 
 /// Each source has the same parameters: ?1 lowest and ?2 first id not wanted any more, ?3 and ?4 the same of
 /// `created_at`, ?5 the wanted states as bits, ?6 app, ?7 job, ?8 state or partition, by which it is reached.
+///
+/// The index is named, because the planner would guess (and a missing one is an error, not a slow answer).
 macro_rules! source {
-    ($reached_by:literal) => {
+    ($index:literal, $reached_by:literal) => {
         concat!(
-            "SELECT ", instance_columns!(), " FROM instance WHERE ", $reached_by,
+            "SELECT ",
+            instance_columns!(),
+            " FROM instance ",
+            $index,
+            " WHERE ",
+            $reached_by,
             " AND id >= ?1 AND id < ?2 AND created_at >= ?3 AND created_at < ?4 AND (?5 >> state) & 1
               AND (?6 IS NULL OR app_id = ?6) AND (?7 IS NULL OR job_id = ?7) AND ?8 IS ?8
               ORDER BY id DESC"
@@ -63,42 +70,32 @@ macro_rules! source {
     };
 }
 
-/// A way to reach instances.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Source {
-    pub sql: &'static str,
-    /// What the test of query plans expects to be used.
-    #[cfg_attr(not(test), expect(dead_code, reason = "documents the query; the test of query plans reads it"))]
-    pub index: &'static str,
-}
-
-pub(super) const ALL: Source = Source { sql: source!("true"), index: "INTEGER PRIMARY KEY" };
-pub(super) const OF_APP: Source = Source { sql: source!("app_id = ?6"), index: "instance_by_app" };
-pub(super) const OF_JOB: Source = Source { sql: source!("job_id = ?7"), index: "instance_by_job" };
-pub(super) const ACTIVE: Source =
-    Source { sql: source!("partition = ?8 AND ended_at IS NULL"), index: "instance_active" };
-pub(super) const ACTIVE_OF_APP: Source =
-    Source { sql: source!("partition = ?8 AND app_id = ?6 AND ended_at IS NULL"), index: "instance_active" };
-pub(super) const ACTIVE_OF_JOB: Source = Source {
-    sql: source!("partition = ?8 AND app_id = (SELECT app_id FROM job WHERE id = ?7) AND job_id = ?7 AND ended_at IS NULL"),
-    index: "instance_active",
-};
-pub(super) const UNSUCCESSFUL: Source =
-    Source { sql: source!("state = ?8 AND ended_at IS NOT NULL AND state <> 5"), index: "instance_unsuccessful" };
-pub(super) const UNSUCCESSFUL_OF_APP: Source = Source {
-    sql: source!("app_id = ?6 AND state = ?8 AND ended_at IS NOT NULL AND state <> 5"),
-    index: "instance_unsuccessful_by_app",
-};
-pub(super) const UNSUCCESSFUL_OF_JOB: Source = Source {
-    sql: source!("job_id = ?7 AND state = ?8 AND ended_at IS NOT NULL AND state <> 5"),
-    index: "instance_unsuccessful_by_job",
-};
+pub(super) const ALL: &str = source!("NOT INDEXED", "true");
+pub(super) const OF_APP: &str = source!("INDEXED BY instance_by_app", "app_id = ?6");
+pub(super) const OF_JOB: &str = source!("INDEXED BY instance_by_job", "job_id = ?7");
+pub(super) const ACTIVE: &str = source!("INDEXED BY instance_active", "partition = ?8 AND ended_at IS NULL");
+pub(super) const ACTIVE_OF_APP: &str =
+    source!("INDEXED BY instance_active", "partition = ?8 AND app_id = ?6 AND ended_at IS NULL");
+pub(super) const ACTIVE_OF_JOB: &str = source!(
+    "INDEXED BY instance_active",
+    "partition = ?8 AND app_id = (SELECT app_id FROM job WHERE id = ?7) AND job_id = ?7 AND ended_at IS NULL"
+);
+pub(super) const UNSUCCESSFUL: &str =
+    source!("INDEXED BY instance_unsuccessful", "state = ?8 AND ended_at IS NOT NULL AND state <> 5");
+pub(super) const UNSUCCESSFUL_OF_APP: &str = source!(
+    "INDEXED BY instance_unsuccessful_by_app",
+    "app_id = ?6 AND state = ?8 AND ended_at IS NOT NULL AND state <> 5"
+);
+pub(super) const UNSUCCESSFUL_OF_JOB: &str = source!(
+    "INDEXED BY instance_unsuccessful_by_job",
+    "job_id = ?7 AND state = ?8 AND ended_at IS NOT NULL AND state <> 5"
+);
 
 /// How far the time in an id may lie from `created_at`: ids never go back, so a clock that did leaves them ahead.
 const ID_TIME_SLACK: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// The sources that together have all that the filter wants, each with its ?8.
-fn sources(filter: &InstanceFilter, partitions: u16) -> Vec<(Source, i64)> {
+fn sources(filter: &InstanceFilter, partitions: u16) -> Vec<(&'static str, i64)> {
     let everything = filter.states.is_empty() || filter.states.contains(&InstanceState::Succeeded);
     if everything {
         let source = match (filter.app, filter.job) {
@@ -145,7 +142,7 @@ pub(super) fn list(
     // One transaction, so that the sources show the same moment.
     let transaction = db.transaction().map_err(super::error::store_error)?;
     let mut found = Vec::new();
-    for (source, reached_by) in sources(filter, partitions) {
+    for (sql, reached_by) in sources(filter, partitions) {
         let values = params![
             lowest,
             first_above,
@@ -156,7 +153,7 @@ pub(super) fn list(
             filter.job.map(|job| job.0),
             reached_by,
         ];
-        found.extend(unreadable.read_all(&transaction, Kind::Instance, source.sql, values, wanted, rows::instance)?);
+        found.extend(unreadable.read_all(&transaction, Kind::Instance, sql, values, wanted, rows::instance)?);
     }
     found.sort_unstable_by_key(|instance| std::cmp::Reverse(instance.id));
     found.truncate(wanted);

@@ -14,7 +14,8 @@ use crate::memory::page;
 use crate::port::{JobFilter, Page, StoreError};
 
 /// Index `job_due`.
-pub(super) const DUE: &str = concat!(
+pub(super) const DUE: &str =
+    concat!(
     "SELECT ", job_columns!(), " FROM ", job_tables!(),
     " WHERE job.partition = ?1 AND job.next_fire < ?2 AND job.next_fire >= ?3 AND (job.next_fire > ?3 OR job.id > ?4)
       ORDER BY job.next_fire, job.id"
@@ -40,7 +41,10 @@ pub(super) fn by_id(db: &Connection, unreadable: &UnreadableRows, id: JobId) -> 
 
 /// Index `job_name`.
 pub(super) const BY_NAME: &str = concat!(
-    "SELECT ", job_columns!(), " FROM ", job_tables!(),
+    "SELECT ",
+    job_columns!(),
+    " FROM ",
+    job_tables!(),
     " WHERE job.app_id = ?1 AND job.name = ?2 AND job.deleted_at IS NULL"
 );
 
@@ -63,14 +67,12 @@ macro_rules! wanted {
 }
 
 /// Index `job_name`; ?1 and ?2 are the cursor.
-pub(super) const OF_ALL_APPS: &str = concat!(
-    "SELECT ", job_columns!(), " FROM ", job_tables!(), " WHERE (job.app_id, job.name) > (?1, ?2)", wanted!()
-);
+pub(super) const OF_ALL_APPS: &str =
+    concat!("SELECT ", job_columns!(), " FROM ", job_tables!(), " WHERE (job.app_id, job.name) > (?1, ?2)", wanted!());
 
 /// Index `job_name`; ?1 is the app, ?2 the cursor.
-pub(super) const OF_APP: &str = concat!(
-    "SELECT ", job_columns!(), " FROM ", job_tables!(), " WHERE job.app_id = ?1 AND job.name > ?2", wanted!()
-);
+pub(super) const OF_APP: &str =
+    concat!("SELECT ", job_columns!(), " FROM ", job_tables!(), " WHERE job.app_id = ?1 AND job.name > ?2", wanted!());
 
 pub(super) fn list(db: &Connection, unreadable: &UnreadableRows, filter: &JobFilter) -> Result<Page<Job>, StoreError> {
     let enabled = filter.enabled;

@@ -22,13 +22,13 @@ impl DirectoryLock {
         let shown = directory.display();
         let refused = |what: &str, error: std::io::Error| {
             let hint = "the store needs a directory that it may write to";
-            StoreError::Refused(format!("cannot {what} in the data directory {shown}: {error}; {hint}"))
+            StoreError::Refused(format!("cannot {what} the data directory {shown}: {error}; {hint}"))
         };
         let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
         made.map_err(|error| refused("make or enter", error))?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut file = options.open(directory.join("lock")).map_err(|error| refused("open the file `lock`", error))?;
+        let mut file = options.open(directory.join("lock")).map_err(|error| refused("open `lock` in", error))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -41,10 +41,10 @@ impl DirectoryLock {
                      stop that one, or start this one with a directory of its own"
                 )));
             }
-            Err(TryLockError::Error(error)) => return Err(refused("lock the file `lock`", error)),
+            Err(TryLockError::Error(error)) => return Err(refused("lock", error)),
         }
         let named = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        named.map_err(|error| refused("write to the file `lock`", error))?;
+        named.map_err(|error| refused("write to `lock` in", error))?;
         Ok(DirectoryLock { _file: file })
     }
 }

@@ -129,12 +129,23 @@ impl SqliteStore {
     pub async fn check_integrity(&self) -> Result<Vec<String>, StoreError> {
         let check = |db: &mut Connection| {
             let mut statement = db.prepare("PRAGMA integrity_check").or_store_error()?;
-            let rows = statement.query_map([], |row| row.get::<_, String>(0)).or_store_error()?;
-            rows.collect::<Result<Vec<_>, _>>().or_store_error()
+            let mut rows = statement.query([]).or_store_error()?;
+            let mut lines = Vec::new();
+            loop {
+                match rows.next().and_then(|row| row.map(|row| row.get::<_, String>(0)).transpose()).or_store_error() {
+                    Ok(Some(line)) if line == "ok" => {}
+                    Ok(Some(line)) => lines.push(line),
+                    Ok(None) => return Ok(lines),
+                    // Some damages end the check itself.
+                    Err(StoreError::Corrupt { why }) => {
+                        lines.push(why);
+                        return Ok(lines);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
         };
-        let mut lines = self.readers.ask(check).await?;
-        lines.retain(|line| line != "ok");
-        Ok(lines)
+        self.readers.ask(check).await
     }
 
     /// From now on refuses to let the database file grow beyond that many bytes, as if the disk were full; `None` takes
@@ -167,7 +178,8 @@ impl Store for SqliteStore {
     async fn partition_claim(&self, partition: PartitionId, owner: &str, now: Timestamp) -> Result<Epoch, StoreError> {
         let owner = owner.to_owned();
         let claim = move |db: &Connection| {
-            let sql = "UPDATE partition SET owner = ?2, claimed_at = ?3, epoch = epoch + 1 WHERE id = ?1 RETURNING epoch";
+            let sql =
+                "UPDATE partition SET owner = ?2, claimed_at = ?3, epoch = epoch + 1 WHERE id = ?1 RETURNING epoch";
             let mut statement = db.prepare_cached(sql).or_store_error()?;
             let mut rows = statement.query(params![partition.0, owner, now.as_micros()]).or_store_error()?;
             let Some(row) = rows.next().or_store_error()? else {
@@ -230,7 +242,11 @@ impl Store for SqliteStore {
         self.ask(move |db, unreadable| jobs::list(db, unreadable, &filter)).await
     }
 
-    async fn job_revisions(&self, id: JobId, limit: usize) -> Result<Vec<(Revision, Timestamp, Arc<JobSpec>)>, StoreError> {
+    async fn job_revisions(
+        &self,
+        id: JobId,
+        limit: usize,
+    ) -> Result<Vec<(Revision, Timestamp, Arc<JobSpec>)>, StoreError> {
         self.ask(move |db, unreadable| jobs::revisions(db, unreadable, id, limit)).await
     }
 

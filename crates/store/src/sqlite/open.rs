@@ -96,7 +96,8 @@ fn connect(path: &Path, tuning: Tuning) -> rusqlite::Result<Connection> {
 
 /// The rows that a new file starts with.
 pub(super) fn seed(db: &Connection, partitions: u16, now: Timestamp) -> Result<(), StoreError> {
-    let installation: String = db.query_row("SELECT lower(hex(randomblob(16)))", [], |row| row.get(0)).or_store_error()?;
+    let installation: String =
+        db.query_row("SELECT lower(hex(randomblob(16)))", [], |row| row.get(0)).or_store_error()?;
     let facts = [
         ("partitions", partitions.to_string()),
         ("installation", installation),
@@ -119,7 +120,9 @@ pub(super) fn stored_partitions(db: &Connection) -> Result<u16, StoreError> {
     match stored.map(u16::try_from) {
         Ok(Ok(partitions)) if (1..=PartitionId::LIMIT).contains(&partitions) => Ok(partitions),
         Err(error @ StoreError::Unavailable { .. }) => Err(error),
-        _ => Err(StoreError::Corrupt { why: "state.db: the row `partitions` of `meta` is missing or wrong".to_owned() }),
+        _ => {
+            Err(StoreError::Corrupt { why: "state.db: the row `partitions` of `meta` is missing or wrong".to_owned() })
+        }
     }
 }
 

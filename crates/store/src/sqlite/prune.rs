@@ -8,8 +8,7 @@ use super::error::OrStoreError;
 use crate::port::StoreError;
 
 /// Index `instance_prune`.
-pub(super) const PRUNABLE: &str =
-    "SELECT app_id, id FROM instance WHERE prune_at <= ?1 ORDER BY prune_at, id LIMIT ?2";
+pub(super) const PRUNABLE: &str = "SELECT app_id, id FROM instance WHERE prune_at <= ?1 ORDER BY prune_at, id LIMIT ?2";
 
 /// Revisions that no instance can refer to: an instance is fired with the newest revision, so older ones than that of
 /// the job's oldest instance are used by none; active instances are looked at all the same. Indexes
@@ -33,9 +32,8 @@ pub(super) fn prune(db: &Connection, now: Timestamp, limit: usize) -> Result<Vec
     let gone = {
         let mut statement = db.prepare_cached(PRUNABLE).or_store_error()?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = statement.query_map(params![now.as_micros(), limit], |row| {
-            Ok((AppId(row.get(0)?), InstanceId(row.get(1)?)))
-        });
+        let rows = statement
+            .query_map(params![now.as_micros(), limit], |row| Ok((AppId(row.get(0)?), InstanceId(row.get(1)?))));
         rows.or_store_error()?.collect::<Result<Vec<_>, _>>().or_store_error()?
     };
     let mut delete = db.prepare_cached("DELETE FROM instance WHERE id = ?1").or_store_error()?;

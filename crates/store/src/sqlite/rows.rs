@@ -7,9 +7,7 @@ use std::sync::Arc;
 
 use pendula_model::app::App;
 use pendula_model::change::Gap;
-use pendula_model::instance::{
-    Instance, InstanceState, Origin, PastAttempt, Payload, Reason, StopCause, TaskState,
-};
+use pendula_model::instance::{Instance, InstanceState, Origin, PastAttempt, Payload, Reason, StopCause, TaskState};
 use pendula_model::job::{Job, JobSpec, ScheduleState};
 use pendula_model::token::{Scope, Token};
 use pendula_model::worker::{BootId, WorkerRef};
@@ -185,12 +183,7 @@ pub(super) fn revision(columns: &mut Columns<'_>) -> Result<(Revision, Timestamp
 }
 
 pub(super) fn gap(columns: &mut Columns<'_>) -> Result<Gap, Unreadable> {
-    Ok(Gap {
-        from: columns.time()?,
-        to: columns.time()?,
-        count: columns.small()?,
-        noticed_at: columns.time()?,
-    })
+    Ok(Gap { from: columns.time()?, to: columns.time()?, count: columns.small()?, noticed_at: columns.time()? })
 }
 
 /// Columns of `instance`, as [`instance`] reads them.

@@ -69,8 +69,7 @@ impl Schema {
                 self.file
             )));
         }
-        let tables: i64 =
-            db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).or_store_error()?;
+        let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).or_store_error()?;
         let application: i32 = db.pragma_query_value(None, "application_id", |row| row.get(0)).or_store_error()?;
         let is_new = tables == 0;
         if !is_new && application != self.application_id {
@@ -149,7 +148,8 @@ pub(crate) fn stored_version(db: &Connection) -> Result<u32, StoreError> {
 
 /// Tables, indexes and triggers with the text that made them; SQLite's own are left out.
 fn objects(db: &Connection) -> Result<BTreeMap<(String, String), String>, StoreError> {
-    let sql = "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
+    let sql =
+        "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
     let mut statement = db.prepare(sql).or_store_error()?;
     let rows = statement.query_map([], |row| Ok(((row.get(0)?, row.get(1)?), row.get(2)?)));
     rows.or_store_error()?.collect::<Result<_, _>>().or_store_error()

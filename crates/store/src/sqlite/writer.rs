@@ -149,7 +149,8 @@ fn commit_group(db: &Connection, group: &mut [Box<dyn Write>]) -> (Vec<Option<St
         Ok(()) => (vec![None; group.len()], false),
         // Alone in its group: its own refusal, or that of the commit, is the answer.
         Err(error) => {
-            let whole = !matches!(error, StoreError::Conflict { .. } | StoreError::Fenced { .. } | StoreError::Exists { .. });
+            let whole =
+                !matches!(error, StoreError::Conflict { .. } | StoreError::Fenced { .. } | StoreError::Exists { .. });
             (vec![Some(error); group.len()], whole)
         }
     }

@@ -51,7 +51,7 @@ async fn a_broken_instance_is_set_aside_alone() {
         assert_eq!(behind(directory.path()).execute(&sql, []).unwrap(), 1);
 
         let snapshot = store.partition_load(HOME).await.unwrap();
-        assert_eq!(snapshot.instances, [healthy.clone()], "{damage}");
+        assert_eq!(snapshot.instances, std::slice::from_ref(&healthy), "{damage}");
         let [(id, why)] = &snapshot.broken[..] else { panic!("{damage}: {:?}", snapshot.broken) };
         assert_eq!(*id, victim.id);
         assert!(why.contains(word), "{damage}: {why}");
@@ -69,7 +69,7 @@ async fn a_broken_instance_is_set_aside_alone() {
             Change::InstanceQuarantined { id: victim.id, at: START, why: why.clone(), prune_at: Timestamp::MAX };
         owner.commit(&store, vec![quarantine]).await.unwrap();
         let ended = store.instance(victim.id).await.unwrap().unwrap();
-        assert_eq!((ended.state, ended.reason), (InstanceState::Failed, Some(Reason::QUARANTINED)), "{damage}");
+        assert_eq!((ended.state, &ended.reason), (InstanceState::Failed, &Some(Reason::QUARANTINED)), "{damage}");
         assert_eq!(ended.message.as_deref(), Some(why.as_str()));
         let snapshot = store.partition_load(HOME).await.unwrap();
         assert_eq!((snapshot.instances.len(), snapshot.broken.len()), (1, 0), "{damage}");
@@ -106,7 +106,7 @@ async fn a_broken_definition_blocks_no_other_job() {
 
     // Limits and pages count what can be read.
     let due = store.jobs_due(HOME, Timestamp::MAX, None, 1).await.unwrap();
-    assert_eq!(due, [healthy.clone()]);
+    assert_eq!(due, std::slice::from_ref(&healthy));
     let page = store.jobs(JobFilter { limit: 1, ..JobFilter::default() }).await.unwrap();
     assert_eq!((page.items, page.more), (vec![healthy.clone()], false));
     let snapshot = store.partition_load(HOME).await.unwrap();
