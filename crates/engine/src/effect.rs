@@ -100,6 +100,9 @@ pub enum Refusal {
     /// `cancel` of what a worker already has.
     #[error("the instance is {0}: a worker has it; use stop")]
     AlreadyStarted(InstanceState),
+    /// What is stored of it makes no sense.
+    #[error("what is stored of it cannot be read: {0}")]
+    Unreadable(String),
     /// Too many instances wait; the caller may try again later.
     #[error("the server is at its limit of {0} active instances; try again later")]
     Overloaded(usize),

@@ -134,6 +134,8 @@ pub enum Need {
 pub enum Fact {
     Job { need: Need, job: Option<Job> },
     Idempotency { need: Need, instance: Option<InstanceId> },
+    /// What is stored makes no sense; asking again would not help.
+    Unreadable { need: Need, why: String },
 }
 
 /// News of one attempt.

@@ -19,6 +19,8 @@ pub struct Health {
 struct Problem {
     text: String,
     blocking: bool,
+    /// To be expected: neither its coming nor its going is news.
+    expected: bool,
 }
 
 impl Health {
@@ -29,7 +31,7 @@ impl Health {
 
     /// As [`Health::broken`], for what is to be expected and says nothing in the log.
     pub(crate) fn not_yet(&self, part: &str, why: impl Into<String>) {
-        let problem = Problem { text: why.into(), blocking: true };
+        let problem = Problem { text: why.into(), blocking: true, expected: true };
         self.problems.lock().expect("nothing panics while it holds this lock").insert(part.to_owned(), problem);
     }
 
@@ -42,7 +44,10 @@ impl Health {
     pub fn recovered(&self, part: &str) {
         let was = self.problems.lock().expect("nothing panics while it holds this lock").remove(part);
         if let Some(problem) = was {
-            tracing::info!(part, was = problem.text, "is well");
+            match problem.expected {
+                true => tracing::debug!(part, was = problem.text, "is well"),
+                false => tracing::info!(part, was = problem.text, "is well"),
+            }
         }
     }
 
@@ -71,7 +76,7 @@ impl Health {
 
     fn set(&self, part: &str, text: String, blocking: bool) {
         let mut problems = self.problems.lock().expect("nothing panics while it holds this lock");
-        let problem = Problem { text, blocking };
+        let problem = Problem { text, blocking, expected: false };
         let before = problems.insert(part.to_owned(), problem.clone());
         if before.is_none_or(|before| before.text != problem.text) {
             tracing::warn!(part, problem = problem.text, "a problem was noticed");

@@ -48,6 +48,7 @@ pub(crate) fn input(input: &Input) -> String {
             let facts = facts.iter().map(|fact| match fact {
                 Fact::Job { need, job: row } => format!("{need:?}: {:?}", row.as_ref().map(job)),
                 Fact::Idempotency { need, instance } => format!("{need:?}: {instance:?}"),
+                Fact::Unreadable { need, why } => format!("{need:?}: unreadable, {why}"),
             });
             format!("Loaded {:?}", facts.collect::<Vec<_>>())
         }

@@ -32,7 +32,7 @@ pub(crate) struct Users {
     /// Instances that somebody heard of.
     known: Vec<InstanceId>,
     keys: u64,
-    /// Refusals that only mean "later" are tried again until this is set.
+    /// Requests that somebody still waits for.
     pub(crate) unanswered: usize,
 }
 

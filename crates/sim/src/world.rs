@@ -134,7 +134,7 @@ impl World {
     pub(crate) fn new(seed: u64, profile: Profile, breakage: Option<Breakage>, traced: bool) -> Self {
         let mut dice = Dice::new(seed);
         let settings = settings(&mut dice);
-        let audit = Audit::new(!profile.reorders, profile.faults.is_empty());
+        let audit = Audit::of(&profile);
         World {
             now: 0,
             queue: BTreeMap::new(),

@@ -17,6 +17,7 @@ async fn collect(server: &Canned, options: FollowOptions) -> (String, Option<Ins
         match event {
             Ok(LogEvent::Log { data, .. }) => text.push_str(&data),
             Ok(LogEvent::Gap { bytes, .. }) => text.push_str(&format!("<{bytes} lost>")),
+            Ok(LogEvent::CutOff { .. }) => text.push_str("<cut off>"),
             Ok(LogEvent::State { .. }) => {}
             Ok(LogEvent::End { state, .. }) => end = Some(state),
             Err(error) => return (text, end, Some(error)),

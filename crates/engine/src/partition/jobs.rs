@@ -13,7 +13,7 @@ use pendula_schedule::Plan;
 
 use super::Partition;
 use super::state::{Definition, JobEntry, Timer};
-use crate::effect::{Effect, ReplyTo};
+use crate::effect::{Effect, Refusal, Reply, ReplyTo};
 use crate::input::{Command, Fact, Need};
 use crate::{Output, input::RunRequest};
 
@@ -65,6 +65,12 @@ impl Partition {
                         self.keys.entry((*app, key.clone())).or_insert(instance);
                     }
                     need
+                }
+                Fact::Unreadable { need, why } => {
+                    for (_, reply_to) in self.parked.remove(&need).unwrap_or_default() {
+                        self.reply(reply_to, Reply::Refused(Refusal::Unreadable(why.clone())), out);
+                    }
+                    continue;
                 }
             };
             for (command, reply_to) in self.parked.remove(&need).unwrap_or_default() {
@@ -137,9 +143,7 @@ impl Partition {
 
     /// Forgets what neither fires soon nor has active instances, nor is being read for a command.
     pub(super) fn sweep(&mut self) {
-        if self.window.loading.is_some() {
-            return;
-        }
+        debug_assert!(self.window.loading.is_none(), "a read under way would bring back what is forgotten now");
         // Without parked commands (the usual case, with the largest caches) nothing is copied to look for them.
         let parked = &self.parked;
         let is_read = |need: &dyn Fn() -> Need| !parked.is_empty() && parked.contains_key(&need());

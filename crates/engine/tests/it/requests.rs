@@ -1,6 +1,6 @@
 //! Runs that users ask for.
 
-use pendula_engine::Command;
+use pendula_engine::{Command, Fact, Input};
 use pendula_engine::effect::Refusal;
 use pendula_engine::input::Outcome;
 use pendula_engine::{Reply, Settings};
@@ -125,4 +125,21 @@ fn an_app_goes_only_when_its_jobs_have() {
     script.command(Command::JobDelete { app: script.app, name: "j".into() });
     assert!(matches!(script.command(delete), Reply::Done));
     assert_eq!(script.closed, [session]);
+}
+
+/// Scenario O-16: a definition that cannot be read refuses the commands about it, and nothing waits for it.
+#[test]
+fn o_16_a_damaged_definition_refuses_what_needs_it_and_holds_up_nothing_else() {
+    let mut script = Script::new();
+    script.apply(job("good"));
+    script.hold_reads = true;
+    let waiting = script.send(Command::JobDelete { app: script.app, name: "bad".into() });
+    let need = script.held_reads.pop().expect("it has to be read");
+    script.hold_reads = false;
+    script.input(Input::Loaded(vec![Fact::Unreadable { need, why: "not JSON".into() }]));
+    let reply = script.reply(waiting);
+    assert!(matches!(reply, Some(Reply::Refused(Refusal::Unreadable(why))) if why == "not JSON"));
+    // Were something still parked, the cache would never be swept again.
+    script.pass(SECOND * 60);
+    assert_eq!(script.partition.gauges().jobs_in_memory, 0);
 }

@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn text_and_gaps_are_put_back_to_where_they_were() {
         let piece = characters(10, read(10, b"abcdef", &[(12, 5), (18, 1)]));
-        let view = view(1, 10, piece);
+        let view = view(1, 10, piece, false);
         assert_eq!((view.data.as_str(), view.next_offset), ("abcdef", 22));
         assert_eq!(view.gaps.iter().map(|gap| (gap.offset, gap.bytes)).collect::<Vec<_>>(), [(12, 5), (18, 1)]);
     }
@@ -295,9 +295,9 @@ mod tests {
         let piece = characters(0, read(0, cut, &[]));
         assert_eq!(piece.next_offset, 1);
         let piece = characters(0, LogPart { end: true, ..read(0, cut, &[]) });
-        assert_eq!((piece.next_offset, view(1, 0, piece).data.as_str()), (2, "a\u{fffd}"));
+        assert_eq!((piece.next_offset, view(1, 0, piece, false).data.as_str()), (2, "a\u{fffd}"));
         let wrong = characters(0, read(0, b"a\xffb\xff", &[]));
-        assert_eq!((wrong.next_offset, view(1, 0, wrong).data.as_str()), (4, "a\u{fffd}b\u{fffd}"));
+        assert_eq!((wrong.next_offset, view(1, 0, wrong, false).data.as_str()), (4, "a\u{fffd}b\u{fffd}"));
     }
 
     #[test]

@@ -79,14 +79,15 @@ impl Authenticator {
 
     /// The same for a caller at `peer`, who is refused for a while after too many failures.
     ///
-    /// A token that was accepted just now is let in all the same: others behind the same address may be failing.
+    /// A token that was accepted before is looked up all the same: others behind the same address may be failing, and
+    /// must not be able to lock out those who have a credential.
     pub async fn authenticate_from(&self, peer: IpAddr, header: Option<&str>) -> Result<Arc<Principal>, AuthError> {
         let found = match hash_of(header) {
             Ok(hash) => match self.remembered(&hash) {
                 Some(principal) => return Ok(principal),
                 None => match self.failures.blocked(peer, Instant::now()) {
-                    Some(wait) => return Err(AuthError::TooManyFailures(wait)),
-                    None => self.look_up(hash).await,
+                    Some(wait) if !self.was_accepted(&hash) => return Err(AuthError::TooManyFailures(wait)),
+                    _ => self.look_up(hash).await,
                 },
             },
             Err(error) => Err(error),
@@ -173,12 +174,18 @@ impl Authenticator {
         fresh.then_some(principal)
     }
 
+    /// Whether the token was good when it was last looked at, however long ago.
+    fn was_accepted(&self, hash: &[u8; 32]) -> bool {
+        self.cache().tokens.contains_key(hash)
+    }
+
     async fn look_up(&self, hash: [u8; 32]) -> Result<Arc<Principal>, AuthError> {
         let revocations = self.cache().revocations;
-        let token = self.store.token_by_hash(hash).await?.ok_or(AuthError::Invalid)?;
-        if token.expires_at.is_some_and(|at| at <= self.clock.now()) {
+        let token = self.store.token_by_hash(hash).await?;
+        let Some(token) = token.filter(|token| token.expires_at.is_none_or(|at| self.clock.now() < at)) else {
+            self.cache().tokens.remove(&hash);
             return Err(AuthError::Invalid);
-        }
+        };
         let principal = Arc::new(Principal::from(token));
         let mut cache = self.cache();
         if cache.revocations == revocations {

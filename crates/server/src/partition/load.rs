@@ -42,18 +42,19 @@ pub(super) async fn schedules(owner: Arc<Owner>, partition: PartitionId, until: 
 }
 
 async fn fact(store: &dyn Store, need: Need) -> Result<Fact, StoreError> {
-    Ok(match &need {
-        Need::JobById(id) => {
-            let job = store.job_by_id(*id).await?;
-            Fact::Job { need, job }
-        }
+    let answer = match &need {
+        Need::JobById(id) => store.job_by_id(*id).await.map(|job| Fact::Job { need: need.clone(), job }),
         Need::JobByName(app, name) => {
-            let job = store.job_by_name(*app, name).await?;
-            Fact::Job { need, job }
+            store.job_by_name(*app, name).await.map(|job| Fact::Job { need: need.clone(), job })
         }
-        Need::Idempotency(app, key) => {
-            let instance = store.instance_by_idempotency_key(*app, key).await?;
-            Fact::Idempotency { need, instance }
-        }
-    })
+        Need::Idempotency(app, key) => store
+            .instance_by_idempotency_key(*app, key)
+            .await
+            .map(|instance| Fact::Idempotency { need: need.clone(), instance }),
+    };
+    match answer {
+        // Repeating the question would only hold up whoever asked, and everything that is parked with them.
+        Err(StoreError::Corrupt { why }) => Ok(Fact::Unreadable { need, why }),
+        answer => answer,
+    }
 }

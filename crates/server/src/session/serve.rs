@@ -10,12 +10,12 @@ use pendula_model::{AppId, PartitionId, SessionId};
 use pendula_wire::report::WorkerReport;
 use pendula_wire::v1::to_server::Message as Said;
 use pendula_wire::{WireError, held, v1};
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
 use super::outbox::{Outbox, Parcel};
 use super::refusals::Refusals;
+use super::transcript::Intake;
 use super::{SILENCE, reports};
 use crate::auth::Principal;
 use crate::partition::{CommandError, Message};
@@ -33,7 +33,7 @@ pub(super) struct Session {
     pub(super) worker: WorkerRef,
     pub(super) outbox: Arc<Outbox>,
     /// Where log chunks go, apart from everything else: a slow disk must not delay reports.
-    pub(super) transcript: mpsc::Sender<Vec<v1::LogChunk>>,
+    pub(super) transcript: Intake,
     pub(super) state: ServerState,
     pub(super) refusals: Arc<Refusals>,
 }
@@ -103,8 +103,7 @@ impl Session {
                 }
             }
             Some(Said::Logs(logs)) => {
-                // The transcript ends only after us.
-                let _ = self.transcript.send(logs.chunks).await;
+                self.transcript.put(logs.chunks).await;
                 Ok(())
             }
             Some(Said::Draining(v1::Draining {})) => self.tell(Input::WorkerDraining { session }).await,

@@ -10,15 +10,18 @@ use pendula_store::StoreError;
 use pendula_store::logs::{Appended, LogAppend, LogKey};
 use pendula_wire::frame::LOG_CHUNK_BYTES;
 use pendula_wire::{held, v1};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
 use super::outbox::{Outbox, Parcel};
 use crate::logs::News;
 use crate::state::ServerState;
 
-/// Messages (of about a mebibyte at most) that wait to be stored; then the session waits too.
-const WAITING: usize = 16;
+/// Bytes that wait to be stored, per session; beyond, the session waits too. In bytes and not in messages, because a
+/// worker holds back its logs by bytes: many small messages must not stop what comes behind them.
+const WAITING_BYTES: usize = 16 * 1024 * 1024;
+/// What a chunk costs besides its bytes.
+const CHUNK_OVERHEAD: usize = 128;
 /// Attempts whose right to a log is remembered; beyond, all are looked up again.
 const KNOWN: usize = 10_000;
 /// Pause before a log is appended again that the store could not take.
@@ -33,24 +36,47 @@ struct Transcript {
     known: HashSet<(InstanceId, u32)>,
 }
 
-/// Stores what is sent until the sender is dropped, and tells the worker and those who follow.
-pub(super) fn start(
-    state: ServerState,
-    app: AppId,
-    outbox: Arc<Outbox>,
-    tasks: &TaskTracker,
-) -> mpsc::Sender<Vec<v1::LogChunk>> {
-    let (sender, mut chunks) = mpsc::channel::<Vec<v1::LogChunk>>(WAITING);
+/// Chunks of one message, and their share of what may wait.
+type Waiting = (Vec<v1::LogChunk>, OwnedSemaphorePermit);
+
+/// Where a session puts its logs.
+pub(super) struct Intake {
+    waiting: mpsc::UnboundedSender<Waiting>,
+    room: Arc<Semaphore>,
+}
+
+impl Intake {
+    fn new() -> (Intake, mpsc::UnboundedReceiver<Waiting>) {
+        let (waiting, received) = mpsc::unbounded_channel();
+        (Intake { waiting, room: Arc::new(Semaphore::new(WAITING_BYTES)) }, received)
+    }
+
+    /// Hands over the chunks of one message, as soon as there is room for them.
+    pub(super) async fn put(&self, chunks: Vec<v1::LogChunk>) {
+        let bytes: usize = chunks.iter().map(|chunk| chunk.data.len() + CHUNK_OVERHEAD).sum();
+        let share = u32::try_from(bytes.min(WAITING_BYTES)).expect("the bound fits");
+        let share = self.room.clone().acquire_many_owned(share).await.expect("nobody closes it");
+        // Fails only when the receiver is gone, and with it whoever would store this.
+        let _ = self.waiting.send((chunks, share));
+    }
+}
+
+/// Stores what is put in until the intake is dropped, and tells the worker and those who follow.
+pub(super) fn start(state: ServerState, app: AppId, outbox: Arc<Outbox>, tasks: &TaskTracker) -> Intake {
+    let (intake, mut waiting) = Intake::new();
     let mut transcript = Transcript { state, app, outbox, known: HashSet::new() };
     tasks.spawn(async move {
-        while let Some(mut some) = chunks.recv().await {
-            while let Ok(more) = chunks.try_recv() {
-                some.extend(more);
+        while let Some((mut chunks, share)) = waiting.recv().await {
+            // Given back when all of it is stored.
+            let mut shares = vec![share];
+            while let Ok((more, share)) = waiting.try_recv() {
+                chunks.extend(more);
+                shares.push(share);
             }
-            transcript.store(some).await;
+            transcript.store(chunks).await;
         }
     });
-    sender
+    intake
 }
 
 impl Transcript {
@@ -71,6 +97,8 @@ impl Transcript {
         }
         if !pieces.is_empty() {
             match self.append(&pieces).await {
+                // The session is over, so nobody hears of it. The worker has all of it still, and sends it again.
+                Err(StoreError::Unavailable { .. }) => {}
                 Ok(stored) => {
                     for ((key, chunk), appended) in pieces.iter().zip(stored) {
                         self.publish(key, chunk, &appended);
@@ -102,7 +130,10 @@ impl Transcript {
         let row = loop {
             match self.state.store.instance(instance).await {
                 Ok(row) => break row?,
-                Err(StoreError::Unavailable { .. }) => tokio::time::sleep(AGAIN).await,
+                Err(StoreError::Unavailable { .. }) => tokio::select! {
+                    () = tokio::time::sleep(AGAIN) => {}
+                    () = self.outbox.closed() => return None,
+                },
                 Err(error) => {
                     tracing::warn!(%instance, %error, "a log has no readable instance");
                     return None;
@@ -119,7 +150,7 @@ impl Transcript {
         Some((instance, attempt))
     }
 
-    /// Waits while the store cannot take it: the worker keeps what is not acknowledged.
+    /// Waits while the store cannot take it and the session lasts: the worker keeps what is not acknowledged.
     async fn append(&self, pieces: &[(LogKey, v1::LogChunk)]) -> Result<Vec<Appended>, StoreError> {
         loop {
             let appends = pieces.iter().map(|(key, chunk)| LogAppend {
@@ -134,8 +165,12 @@ impl Transcript {
                     return Ok(stored);
                 }
                 Err(StoreError::Unavailable { why }) => {
-                    self.state.health.worrying("logs", why);
-                    tokio::time::sleep(AGAIN).await;
+                    self.state.health.worrying("logs", why.clone());
+                    tokio::select! {
+                        () = tokio::time::sleep(AGAIN) => {}
+                        // Else each session that ends meanwhile would leave behind what it could not store.
+                        () = self.outbox.closed() => return Err(StoreError::Unavailable { why }),
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -177,4 +212,32 @@ fn latest(acks: Vec<v1::LogAck>) -> Vec<v1::LogAck> {
         .collect();
     latest.reverse();
     latest
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    fn chunk(bytes: usize) -> v1::LogChunk {
+        v1::LogChunk { data: vec![b'x'; bytes].into(), ..v1::LogChunk::default() }
+    }
+
+    #[test]
+    fn many_small_messages_do_not_hold_up_what_comes_behind_them() {
+        let (intake, _waiting) = Intake::new();
+        for _ in 0..1_000 {
+            intake.put(vec![chunk(100)]).now_or_never().expect("there is room");
+        }
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_room_comes_back_when_it_is_stored() {
+        let (intake, mut waiting) = Intake::new();
+        intake.put(vec![chunk(WAITING_BYTES)]).now_or_never().expect("even what is larger than the bound");
+        assert!(intake.put(vec![chunk(1)]).now_or_never().is_none());
+        drop(waiting.try_recv().expect("one message waits"));
+        intake.put(vec![chunk(1)]).now_or_never().expect("there is room again");
+    }
 }

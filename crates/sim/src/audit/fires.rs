@@ -1,6 +1,7 @@
 //! Triggers: each fire time is served once, or told as missed; none is served that nobody asked for.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use pendula_model::change::{Change, Gap};
 use pendula_model::instance::Instance;
@@ -13,6 +14,9 @@ use super::{Audit, JobRecord, limit_of};
 /// Fire times that are counted one by one; longer gaps are counted by the schedule's own calculation, which has its
 /// own tests.
 const COUNTED: u64 = 2_000;
+
+/// Where nothing goes wrong, a fire is at most so late.
+const IN_TIME: Duration = Duration::from_millis(100);
 
 /// What one batch says, job by job.
 #[derive(Debug, Default)]
@@ -109,6 +113,10 @@ impl Audit {
         }
         let Some(job) = self.jobs.get_mut(&row.job) else { return };
         job.last_fire = job.last_fire.max(Some(at));
+        let late = row.created_at.since(at.max(job.job.updated_at));
+        if self.calm && late > IN_TIME {
+            return self.breaks("fires_in_time", || format!("job {} fired {late:?} after {at}", row.job));
+        }
         let disabled = job.disabled_ack.filter(|(version, since)| job.job.version <= *version && at > *since);
         let was_deleted = job.deleted.is_some_and(|deleted| at > deleted);
         if let Some((_, since)) = disabled {
@@ -192,7 +200,7 @@ impl Audit {
     /// When all is quiet, nothing that was due by `now` is left, and a fixed delay has not broken off.
     pub(crate) fn check_due(&mut self, now: Timestamp) {
         // The last moments may still be on their way.
-        let (since, now) = (now, now.minus(std::time::Duration::from_secs(2)));
+        let (since, now) = (now, now.minus(Duration::from_secs(2)));
         let mut fault = None;
         for (id, record) in self.jobs.iter().filter(|(_, record)| record.deleted.is_none() && record.job.spec.enabled) {
             let Some(plan) = &record.plan else { continue };

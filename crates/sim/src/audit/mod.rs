@@ -2,10 +2,11 @@
 //!
 //! | law | where it is checked |
 //! |---|---|
-//! | `one_row_per_fire`, `every_fire_accounted`, `no_fire_after_disable_ack` | [`fires`], at each commit |
+//! | `one_row_per_fire`, `every_fire_accounted`, `fires_in_time`, `no_fire_after_disable_ack` | [`fires`], at each commit |
 //! | `ended_once`, `limits_never_exceeded`, `idempotency_key_one_instance`, `only_the_owner_writes`, `commits_are_accepted` | here, at each commit |
 //! | `no_dispatch_before_commit`, `acknowledged_work_never_lost` | [`acks`], at each effect and at the end |
 //! | `at_most_one_running_attempt`, `at_most_once_never_starts_twice`, `no_needless_loss` | [`runs`], when handlers start and end |
+//! | `ends_as_reported` | [`runs`], at each commit |
 //! | `memory_matches_store`, `nothing_stuck`, `no_unbounded_memory` | `crate::finale`, at quiet moments |
 
 mod acks;
@@ -15,12 +16,15 @@ mod runs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use pendula_engine::input::Outcome;
 use pendula_model::change::Change;
 use pendula_model::instance::{Instance, InstanceState, Reason};
 use pendula_model::job::Job;
 use pendula_model::worker::WorkerRef;
 use pendula_model::{AppId, InstanceId, JobId, Timestamp};
 use pendula_schedule::Plan;
+
+use crate::faults::{Fault, Profile};
 
 /// A law that did not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,10 +85,16 @@ pub struct Audit {
     acknowledged: BTreeSet<InstanceId>,
     /// Which attempts run where: worker and boot.
     running: BTreeMap<(InstanceId, u32), Vec<(usize, u64)>>,
+    /// Boots of worker processes that are gone.
+    gone: BTreeSet<u64>,
+    /// How attempts ended, as their workers know.
+    outcomes: BTreeMap<(InstanceId, u32), Vec<Outcome>>,
     /// Whether the network keeps the order of messages within a session.
     ordered: bool,
     /// Whether nothing ever goes wrong.
     calm: bool,
+    /// Whether workers and their connections stay, but for what the owner does to them.
+    workers_stay: bool,
     violation: Option<Violation>,
     pub(crate) counts: Counts,
 }
@@ -121,8 +131,12 @@ impl Counts {
 }
 
 impl Audit {
-    pub(crate) fn new(ordered: bool, calm: bool) -> Self {
-        Audit { ordered, calm, ..Audit::default() }
+    /// What may be expected of a mix.
+    pub(crate) fn of(profile: &Profile) -> Self {
+        let calm = profile.faults.is_empty();
+        let only_the_owner = |fault: &Fault| matches!(fault, Fault::Crash | Fault::AnswerLost | Fault::AnswerUncertain);
+        let workers_stay = profile.lost == 0 && profile.faults.iter().all(|(fault, _)| only_the_owner(fault));
+        Audit { ordered: !profile.reorders, calm, workers_stay, ..Audit::default() }
     }
 
     /// Remembers the first law that was broken.
@@ -161,8 +175,9 @@ impl Audit {
                 Change::AttemptEnded(past) => {
                     let unconfirmed = past.reason == Reason::TIMEOUT && is_unconfirmed(past.message.as_deref());
                     if past.reason == Reason::WORKER_LOST || unconfirmed {
-                        self.write_off(past.instance, past.attempt);
+                        self.write_off(past.instance, past.attempt, &past.reason);
                     }
+                    self.check_outcome(past.instance, past.attempt, &past.reason, InstanceState::Failed);
                 }
                 Change::ScheduleAdvanced { job, schedule, .. } => self.on_advanced(*job, schedule, &mut touched),
                 Change::GapRecorded { job, gap } => touched.gaps.entry(*job).or_default().push(gap.clone()),
@@ -234,7 +249,10 @@ impl Audit {
             [Reason::WORKER_LOST, Reason::STOP_UNCONFIRMED].iter().any(|reason| row.reason.as_ref() == Some(reason));
         let unconfirmed = row.reason == Some(Reason::TIMEOUT) && is_unconfirmed(row.message.as_deref());
         if row.state.is_ended() && (lost || unconfirmed) {
-            self.write_off(row.id, row.attempt);
+            self.write_off(row.id, row.attempt, row.reason.as_ref().unwrap_or(&Reason::WORKER_LOST));
+        }
+        if row.state.is_ended() {
+            self.check_outcome(row.id, row.attempt, row.reason.as_ref().unwrap_or(&Reason::FAILED), row.state);
         }
         if let Some(job) = self.jobs.get_mut(&row.job) {
             touched.limits.entry(row.job).or_insert(limit_of(&job.job));

@@ -1,6 +1,8 @@
 //! Handlers: who runs what at the same time, and how often it began.
 
+use pendula_engine::input::Outcome;
 use pendula_model::InstanceId;
+use pendula_model::instance::{InstanceState, Reason};
 use pendula_model::policy::Delivery;
 
 use super::Audit;
@@ -51,6 +53,7 @@ impl Audit {
 
     /// A worker process is gone with all that it ran.
     pub(crate) fn process_gone(&mut self, process: (usize, u64)) {
+        self.gone.insert(process.1);
         self.running.retain(|_, processes| {
             processes.retain(|other| *other != process);
             !processes.is_empty()
@@ -58,14 +61,40 @@ impl Audit {
     }
 
     /// The store says that an attempt may still run, and that nobody counts on it.
-    pub(super) fn write_off(&mut self, instance: InstanceId, attempt: u32) {
+    pub(super) fn write_off(&mut self, instance: InstanceId, attempt: u32, reason: &Reason) {
         self.counts.written_off += 1;
         if let Some(record) = self.instances.get_mut(&instance) {
             record.written_off.insert(attempt);
         }
-        if self.calm {
+        let placed = self.instances.get(&instance).map_or(&[][..], |record| &record.placed);
+        let worker = placed.iter().find(|(other, _)| *other == attempt).map(|(_, worker)| worker.boot.0);
+        let was_there = worker.is_none_or(|boot| !self.gone.contains(&boot));
+        if self.calm || (self.workers_stay && *reason == Reason::WORKER_LOST && was_there) {
             self.breaks("no_needless_loss", || {
-                format!("attempt {attempt} of {instance} was written off, and nothing was wrong")
+                format!("attempt {attempt} of {instance} was written off ({reason}), and its worker was there")
+            });
+        }
+    }
+
+    /// A worker knows how an attempt ended, and is going to tell.
+    pub(crate) fn ended_at_worker(&mut self, key: (InstanceId, u32), outcome: &Outcome) {
+        self.outcomes.entry(key).or_default().push(outcome.clone());
+    }
+
+    /// What is stored as the end of an attempt is what the worker knows of this very attempt.
+    pub(super) fn check_outcome(&mut self, instance: InstanceId, attempt: u32, reason: &Reason, state: InstanceState) {
+        let told = self.outcomes.get(&(instance, attempt)).map_or(&[][..], |outcomes| outcomes);
+        let succeeded = told.contains(&Outcome::Succeeded);
+        let failed = told.iter().any(|outcome| matches!(outcome, Outcome::Failed { .. }));
+        let agrees = match state {
+            InstanceState::Succeeded => succeeded,
+            InstanceState::Failed if *reason == Reason::EXIT_CODE => failed,
+            _ => true,
+        };
+        if !agrees {
+            let told = format!("{told:?}");
+            self.breaks("ends_as_reported", || {
+                format!("attempt {attempt} of {instance} is stored as {state} ({reason}), its worker has {told}")
             });
         }
     }
