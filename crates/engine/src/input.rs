@@ -132,10 +132,19 @@ pub enum Need {
 /// The answer to a [`Need`].
 #[derive(Clone, Debug)]
 pub enum Fact {
-    Job { need: Need, job: Option<Job> },
-    Idempotency { need: Need, instance: Option<InstanceId> },
+    Job {
+        need: Need,
+        job: Option<Job>,
+    },
+    Idempotency {
+        need: Need,
+        instance: Option<InstanceId>,
+    },
     /// What is stored makes no sense; asking again would not help.
-    Unreadable { need: Need, why: String },
+    Unreadable {
+        need: Need,
+        why: String,
+    },
 }
 
 /// News of one attempt.

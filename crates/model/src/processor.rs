@@ -163,7 +163,10 @@ mod short_form {
 
     use super::ShortForm;
 
-    pub(super) fn serialize<T: ShortForm + Serialize, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<T: ShortForm + Serialize, S: Serializer>(
+        value: &T,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         match value.as_text() {
             Some(text) => serializer.serialize_str(text),
             None => value.serialize(serializer),

@@ -36,7 +36,8 @@ fn crates_depend_only_on_what_architecture_md_allows() {
         let allowed = documented.get(&name).unwrap_or_else(|| panic!("ARCHITECTURE.md has no row for {name}"));
         for dependency in &package.dependencies {
             // Tests may use more: they point inwards, nothing points at them.
-            let Some(path) = dependency.path.as_ref().filter(|_| dependency.kind == cargo_metadata::DependencyKind::Normal)
+            let Some(path) =
+                dependency.path.as_ref().filter(|_| dependency.kind == cargo_metadata::DependencyKind::Normal)
             else {
                 continue;
             };
@@ -52,7 +53,8 @@ fn crates_depend_only_on_what_architecture_md_allows() {
 #[test]
 fn pure_crates_know_neither_a_runtime_nor_a_clock() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let forbidden = ["SystemTime::now", "Instant::now", "Timestamp::now", "Zoned::now", "tokio::", "std::fs", "std::net", "rand::"];
+    let forbidden =
+        ["SystemTime::now", "Instant::now", "Timestamp::now", "Zoned::now", "tokio::", "std::fs", "std::net", "rand::"];
     for pure in ["model", "schedule", "engine"] {
         for file in rust_files(&root.join(pure).join("src")) {
             let text = std::fs::read_to_string(&file).expect("a source file is readable");

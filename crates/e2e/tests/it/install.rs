@@ -44,7 +44,10 @@ async fn a_second_server_on_the_same_directory_is_refused() {
         .expect("the program starts");
     let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     assert!(!output.status.success(), "{text}");
-    assert!(text.contains("data") && text.contains(&server.pid().to_string()), "it names directory and process: {text}");
+    assert!(
+        text.contains("data") && text.contains(&server.pid().to_string()),
+        "it names directory and process: {text}"
+    );
     server.client().status().await.expect("the first one is not disturbed");
 }
 

@@ -31,12 +31,8 @@ fn handler(job: &str, name: &str) -> JobSpec {
 
 /// A job that fires four times a second and makes up for every fire that it missed.
 fn rate_job(number: usize) -> JobSpec {
-    let trigger = Trigger {
-        fixed_rate: Some(RATE),
-        misfire: Misfire::FireAll,
-        misfire_limit: 10_000,
-        ..Trigger::default()
-    };
+    let trigger =
+        Trigger { fixed_rate: Some(RATE), misfire: Misfire::FireAll, misfire_limit: 10_000, ..Trigger::default() };
     JobSpec { trigger: Some(trigger), ..handler(&format!("rate-{number}"), "count") }
 }
 
@@ -59,7 +55,13 @@ async fn all_instances(client: &Client, job: &str) -> Vec<InstanceView> {
 }
 
 /// Runs `job` again and again with idempotency keys, repeating each request until it is answered.
-async fn submit(client: Client, job: &'static str, pace: Duration, prefix: String, stop: Arc<AtomicBool>) -> Vec<(String, InstanceId)> {
+async fn submit(
+    client: Client,
+    job: &'static str,
+    pace: Duration,
+    prefix: String,
+    stop: Arc<AtomicBool>,
+) -> Vec<(String, InstanceId)> {
     let mut acknowledged = Vec::new();
     for number in 0.. {
         if stop.load(Ordering::Relaxed) {

@@ -144,7 +144,8 @@ async fn the_readme_tour_works_word_for_word() {
     let before = newcomer.shell("pendula job list").status.code();
     assert_eq!(before, Some(4), "no server: unreachable");
     let mut dev = newcomer.command("pendula");
-    let _server = Process::start(dev.args(["dev", "--port", "0"]), &newcomer.path().join("dev2.log")).expect("it starts");
+    let _server =
+        Process::start(dev.args(["dev", "--port", "0"]), &newcomer.path().join("dev2.log")).expect("it starts");
     eventually("it is back", Duration::from_secs(60), || async {
         newcomer.shell("pendula job show tour").status.success().then_some(())
     })

@@ -1,8 +1,8 @@
 //! Runs that users ask for.
 
-use pendula_engine::{Command, Fact, Input};
 use pendula_engine::effect::Refusal;
 use pendula_engine::input::Outcome;
+use pendula_engine::{Command, Fact, Input};
 use pendula_engine::{Reply, Settings};
 use pendula_model::instance::InstanceState::*;
 use pendula_model::instance::Origin;
