@@ -100,4 +100,13 @@ mod tests {
         health.recovered("store");
         assert!(health.is_ready());
     }
+
+    #[test]
+    fn what_is_expected_blocks_readiness_too() {
+        let health = Health::default();
+        health.not_yet("partitions", "they are being loaded");
+        assert!(!health.is_ready());
+        health.recovered("partitions");
+        assert!(health.is_ready());
+    }
 }

@@ -126,7 +126,7 @@ async fn the_readme_tour_works_word_for_word() {
     };
     assert!(said("job run hello").contains("hello, you"), "the parameter arrives");
     assert!(said("job run tour --wait").contains("step 3"), "the log is shown");
-    assert!(said("instance show").contains("succeeded"), "{}", said("instance show"));
+    assert!(said("instance show").contains("tour of app demo"), "{}", said("instance show"));
     assert!(said("instance logs -f").contains("step 3"));
 
     // On its schedule, too: an instance that the trigger made ends well.

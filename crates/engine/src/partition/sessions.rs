@@ -31,8 +31,8 @@ impl Partition {
             self.on_worker_disconnected(old, out);
             out.effects.push(Effect::Close { session: old, why: "the worker opened a newer session" });
         }
+        // Only of this very process: one of the same name may be its successor or its neighbour, and we never guess.
         let ours = self.remove_away(app, worker.clone());
-        self.lose_earlier_boots(app, &worker, out);
 
         self.sessions.insert(
             id,
@@ -82,15 +82,6 @@ impl Partition {
             // What it finished is reported next.
         }
         self.pumpable.insert(app);
-    }
-
-    /// A process of the same name that is away will not come back when its successor is here.
-    fn lose_earlier_boots(&mut self, app: AppId, worker: &WorkerRef, out: &mut Output) {
-        let earlier = self.away.keys().filter(|(owner, other)| other.name == worker.name && *owner == app);
-        let earlier: Vec<_> = earlier.map(|(_, other)| other.clone()).collect();
-        for other in earlier {
-            self.lose_all(app, other, "the worker was restarted", out);
-        }
     }
 
     pub(super) fn on_worker_disconnected(&mut self, id: SessionId, out: &mut Output) {

@@ -55,16 +55,36 @@ fn a_job_that_kills_its_workers_comes_to_an_end() {
     assert_eq!((script.state(id), script.reason(id)), (Failed, Some(Reason::WORKER_LOST)));
 }
 
+/// Two processes of one name are two workers: neither takes the other for its successor, and what one of them runs
+/// while its connection is away is not given up before its time.
 #[test]
-fn a_worker_that_was_restarted_under_its_name_has_lost_what_it_had() {
+fn a_worker_of_the_same_name_neither_inherits_nor_ends_what_another_process_runs() {
     let mut script = Script::new();
     let worker = script.worker("w", 1);
     script.apply(job("j"));
     let id = script.run("j");
     script.disconnect(worker);
-    let hello = script.hello("w", 2, 1);
-    let restarted = script.connect(hello);
-    assert_eq!(script.dispatched().last(), Some(&(restarted, id, 2)), "at once, without waiting for the old one");
+    let neighbour = script.hello("w", 2, 1);
+    let neighbour = script.connect(neighbour);
+    assert_eq!((script.state(id), script.attempt(id)), (Dispatched, 1));
+    let mut back = script.hello("w", 1, 1);
+    back.running = vec![(id, 1)];
+    let back = script.connect(back);
+    script.end(back, id, Outcome::Succeeded);
+    assert_eq!((script.state(id), script.attempt(id)), (Succeeded, 1));
+
+    // One that does not come back loses its work in its time, and the neighbour takes it.
+    script.disconnect(back);
+    script.disconnect(neighbour);
+    let hello = script.hello("w", 3, 1);
+    let worker = script.connect(hello);
+    let id = script.run("j");
+    script.disconnect(worker);
+    let hello = script.hello("w", 4, 1);
+    let successor = script.connect(hello);
+    assert_eq!(script.state(id), Dispatched);
+    script.pass(SECOND * 10);
+    assert_eq!(script.dispatched().last(), Some(&(successor, id, 2)));
 }
 
 #[test]

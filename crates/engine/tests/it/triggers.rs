@@ -117,6 +117,18 @@ fn no_fire_is_lost_between_two_stretches() {
     }
 }
 
+#[test]
+fn a_job_made_while_schedules_are_read_fires_in_time() {
+    let mut script = Script::new();
+    script.hold_schedules = true;
+    script.restart(SECOND);
+    let id = script.apply(fires("j", every(1_000))).id;
+    script.pass(SECOND * 3);
+    assert_eq!(times(&script, id).len(), 4);
+    let late = script.rows.values().filter(|row| Some(row.created_at) != row.fire_time).count();
+    assert_eq!(late, 0);
+}
+
 /// A read of schedules that takes longer than the stretch that it is for.
 #[test]
 fn a_slow_read_of_schedules_loses_nothing() {

@@ -236,3 +236,27 @@ fn hash_of(header: Option<&str>) -> Result<[u8; 32], AuthError> {
     }
     Ok(secret::hash(secret))
 }
+
+#[cfg(test)]
+mod tests {
+    use pendula_store::MemoryStore;
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    #[tokio::test]
+    async fn guessers_lock_nobody_out_who_shares_their_address() {
+        let auth = Authenticator::new(Arc::new(MemoryStore::new(1)), Arc::new(SystemClock));
+        let peer: IpAddr = "192.0.2.1".parse().unwrap();
+        let (token, secret) = auth.create("t", Scope::Admin, None).await.unwrap();
+        let header = format!("Bearer {}", secret.reveal());
+        auth.authenticate_from(peer, Some(&header)).await.expect("the token is good");
+        while !matches!(auth.authenticate_from(peer, Some("Bearer guess")).await, Err(AuthError::TooManyFailures(_))) {}
+        // It was accepted too long ago to be taken on trust, and is looked up.
+        auth.cache().tokens.values_mut().for_each(|(_, since)| *since -= REMEMBERED);
+        auth.authenticate_from(peer, Some(&header)).await.expect("it is still good");
+        auth.revoke(token.id).await.unwrap();
+        let refused = auth.authenticate_from(peer, Some(&header)).await;
+        assert!(matches!(refused, Err(AuthError::TooManyFailures(_))), "{refused:?}");
+    }
+}

@@ -25,8 +25,11 @@ use crate::sqlite::schema::{Migration, Schema};
 use crate::sqlite::writer::Writer;
 use crate::sqlite::{CommitObserver, Synchronous, Tuning, open_reader, open_writer};
 
+/// The file's name in the data directory.
+pub(crate) const FILE: &str = "logs.db";
+
 const LOGS: Schema = Schema {
-    file: "logs.db",
+    file: FILE,
     application_id: 0x504e_4c47, // "PNLG"
     migrations: &[Migration { number: 1, name: "initial", sql: include_str!("migrations/0001_initial.sql") }],
 };

@@ -104,6 +104,7 @@ impl SqliteStore {
         let partitions = options.partitions.clamp(1, PartitionId::LIMIT);
         let synchronous = options.synchronous;
         let mut db = open_writer(&file, Tuning { synchronous, cache_kib: options.writer_cache_kib })?;
+        open::refuse_to_begin_anew(&db, directory.as_ref())?;
         STATE.migrate(&mut db, options.now, |db| open::seed(db, partitions, options.now))?;
         let faults = open::faults(&db)?;
         if !faults.is_empty() {

@@ -94,6 +94,22 @@ fn connect(path: &Path, tuning: Tuning) -> rusqlite::Result<Connection> {
     Ok(db)
 }
 
+/// Refuses an empty file beside logs that an installation left: the state was lost, and to serve without it would look
+/// like a new installation in which everything that was acknowledged is gone.
+pub(super) fn refuse_to_begin_anew(db: &Connection, directory: &Path) -> Result<(), StoreError> {
+    let is_empty: bool =
+        db.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0)).or_store_error()?;
+    let (state, logs) = (STATE.file, crate::logs::FILE);
+    if !is_empty || !directory.join(logs).exists() {
+        return Ok(());
+    }
+    Err(StoreError::Refused(format!(
+        "{state} in {} is missing or empty, while {logs} of an earlier installation is there; restore {state} from a backup, \
+         or move {logs} away to begin anew",
+        directory.display()
+    )))
+}
+
 /// The rows that a new file starts with.
 pub(super) fn seed(db: &Connection, partitions: u16, now: Timestamp) -> Result<(), StoreError> {
     let installation: String =

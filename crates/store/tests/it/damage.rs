@@ -109,3 +109,20 @@ async fn a_damaged_schema_is_refused_at_open() {
         Err(error) => assert!(error.to_string().contains("damaged"), "{error}"),
     }
 }
+
+#[tokio::test]
+async fn a_lost_state_beside_the_logs_of_an_installation_is_no_new_installation() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(open(directory.path()));
+    drop(pendula_store::logs::LogStore::open(directory.path()).unwrap());
+    drop(open(directory.path()));
+    for name in ["state.db", "state.db-wal", "state.db-shm"] {
+        let _ = std::fs::remove_file(directory.path().join(name));
+    }
+    let Err(StoreError::Refused(why)) = try_open(directory.path()) else { panic!("it began anew") };
+    assert!(why.contains("state.db") && why.contains("logs.db"), "{why}");
+    // Again, now that the first refusal left an empty file.
+    assert!(try_open(directory.path()).is_err());
+    std::fs::remove_file(directory.path().join("logs.db")).unwrap();
+    drop(open(directory.path()));
+}
