@@ -1,6 +1,7 @@
 //! Everything that can happen to a partition.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pendula_model::instance::{Payload, Reason};
 use pendula_model::job::{Job, JobSpec};
@@ -14,6 +15,9 @@ use crate::effect::ReplyTo;
 pub enum Input {
     /// Time passed; sent when [`Partition::next_wakeup`](crate::Partition::next_wakeup) has come.
     Tick,
+    /// The clock went ahead by this much without that time having passed (it was set, or the machine slept): what is
+    /// measured as a duration goes on as if it had not. Without it, timeouts and graces would run out at once.
+    ClockJumped { by: Duration },
     /// Somebody asks for something and waits for the [`Reply`](crate::Reply).
     Command { command: Command, reply_to: ReplyTo },
     /// What [`Effect::Load`](crate::Effect::Load) asked for.

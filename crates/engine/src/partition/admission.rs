@@ -107,6 +107,7 @@ impl Partition {
             session: None,
             sequence: 0,
             sent_at: self.now,
+            allowance: Duration::ZERO,
             progress: None,
         };
         let entry = self.jobs.get_mut(&new.job).expect("seen above");

@@ -206,6 +206,7 @@ impl Partition {
         active.row.stop_cause = Some(cause);
         if !was_stopping {
             active.row.stop_deadline = Some(now.plus(grace).plus(CONFIRM_MARGIN));
+            active.allowance = Duration::ZERO;
         }
         self.touch(id);
         self.observe(Observation::StopRequested { instance: id, cause }, out);
@@ -261,7 +262,7 @@ impl Partition {
         active.timer = None;
         match active.row.state {
             InstanceState::Waiting => {
-                let expired = active.row.expires_at.is_some_and(|at| at <= now);
+                let expired = active.row.expires_at.is_some_and(|at| at.plus(active.allowance) <= now);
                 if expired && step(InstanceState::Waiting, active.ever_started(), Event::Expire) != Step::OldNews {
                     active.row.message = Some("no worker took it in time".into());
                     return self.end(id, InstanceState::Failed, Some(Reason::EXPIRED), out);
@@ -276,7 +277,7 @@ impl Partition {
                 let over = active.deadline(now).is_some_and(|deadline| deadline <= now);
                 if over { self.stop_attempt(id, StopCause::Timeout, out) } else { self.rearm(id) }
             }
-            InstanceState::Stopping => match active.row.stop_deadline {
+            InstanceState::Stopping => match active.deadline(now) {
                 Some(deadline) if deadline > now => self.rearm(id),
                 _ => self.settle_stop(id, false, out),
             },

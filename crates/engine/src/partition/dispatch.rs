@@ -74,6 +74,7 @@ impl Partition {
         row.reason = None;
         row.message = None;
         active.place = Place::Placed;
+        active.allowance = std::time::Duration::ZERO;
         active.session = Some(session_id);
         if let Some(job) = self.jobs.get_mut(&active.row.job) {
             job.no_worker_told = false;

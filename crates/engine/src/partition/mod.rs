@@ -129,6 +129,7 @@ impl Partition {
         self.now = self.now.max(now);
         match input {
             Input::Tick => {}
+            Input::ClockJumped { by } => self.on_clock_jumped(by),
             Input::Command { command, reply_to } => self.on_command(command, reply_to, out),
             Input::Loaded(facts) => self.on_loaded(facts, out),
             Input::SchedulesLoaded { until, jobs } => self.on_schedules_loaded(until, jobs),
@@ -185,6 +186,23 @@ impl Partition {
         }
     }
 
+    /// Every duration under way gets the time back that did not pass.
+    fn on_clock_jumped(&mut self, by: Duration) {
+        let ids: Vec<_> = self.instances.keys().copied().collect();
+        for id in ids {
+            let active = self.instances.get_mut(&id).expect("just listed");
+            active.allowance += by;
+            active.sent_at = active.sent_at.plus(by);
+            self.rearm(id);
+        }
+        for ((app, worker), away) in &mut self.away {
+            let later = away.deadline.plus(by);
+            self.timers.remove(&(away.deadline, Timer::Away(*app, worker.clone())));
+            self.timers.insert((later, Timer::Away(*app, worker.clone())));
+            away.deadline = later;
+        }
+    }
+
     /// Marks an instance whose row changed, to be written by [`Partition::flush`].
     fn touch(&mut self, id: InstanceId) {
         if let Some(active) = self.instances.get_mut(&id)
@@ -212,16 +230,7 @@ impl Partition {
                     out.changes.push(Change::InstanceUpdated(Box::new(active.row.clone())));
                 }
             }
-            let deadline = active.deadline(self.now);
-            let old = std::mem::replace(&mut active.timer, deadline);
-            if old != deadline {
-                if let Some(old) = old {
-                    self.timers.remove(&(old, Timer::Instance(id)));
-                }
-                if let Some(deadline) = deadline {
-                    self.timers.insert((deadline, Timer::Instance(id)));
-                }
-            }
+            self.rearm(id);
         }
         self.touched = touched;
     }

@@ -84,6 +84,7 @@ impl Partition {
                 session: None,
                 sequence: 0,
                 sent_at: now,
+                allowance: std::time::Duration::ZERO,
                 progress: None,
             };
             if active.row.state.is_placed() {

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use pendula_model::app::App;
 use pendula_model::instance::{Instance, InstanceState};
@@ -153,6 +154,8 @@ pub(super) struct Active {
     /// The number of the dispatch message, and when it or the latest stop message was sent.
     pub sequence: u64,
     pub sent_at: Timestamp,
+    /// Time by which the clock jumped ahead since its current wait, attempt or stop began.
+    pub allowance: Duration,
     pub progress: Option<(u32, Option<Arc<str>>)>,
 }
 
@@ -177,15 +180,15 @@ impl Active {
     pub fn deadline(&self, now: Timestamp) -> Option<Timestamp> {
         match self.row.state {
             InstanceState::Waiting => {
-                let expiry = self.row.expires_at.filter(|_| !self.ever_started());
+                let expiry = self.row.expires_at.filter(|_| !self.ever_started()).map(|at| at.plus(self.allowance));
                 let due = matches!(self.place, Place::Delayed | Place::BackOff).then_some(self.row.due_at.max(now));
                 [expiry, due].into_iter().flatten().min()
             }
             InstanceState::Dispatched | InstanceState::Running => {
                 let timeout = self.definition.spec.timeout?;
-                Some(self.row.dispatched_at?.plus(timeout))
+                Some(self.row.dispatched_at?.plus(timeout).plus(self.allowance))
             }
-            InstanceState::Stopping => self.row.stop_deadline,
+            InstanceState::Stopping => Some(self.row.stop_deadline?.plus(self.allowance)),
             _ => None,
         }
     }

@@ -1,8 +1,8 @@
 //! Stop and cancel at every state, and O-7: nothing escapes a stop.
 
-use pendula_engine::ReportEvent;
 use pendula_engine::effect::Refusal;
 use pendula_engine::input::Outcome;
+use pendula_engine::{Input, ReportEvent};
 use pendula_model::instance::InstanceState::*;
 use pendula_model::instance::{Reason, StopCause};
 use pendula_model::job::JobSpec;
@@ -164,4 +164,32 @@ fn o_7_late_reports_in_any_order_do_not_bring_a_stopped_instance_back() {
             assert_eq!(script.attempt(id), 1);
         }
     }
+}
+
+/// A clock that is set ahead makes what is due fire, but lets nobody's time run out.
+#[test]
+fn a_clock_that_jumps_ahead_shortens_no_duration() {
+    let mut script = Script::new();
+    let worker = script.worker("w", 1);
+    script.apply(JobSpec { timeout: Some(SECOND * 30), expire_after: Some(SECOND * 60), ..job("j") });
+    let (runs, waits) = (script.run("j"), script.run("j"));
+    script.pass(SECOND * 10);
+    script.now = script.now.plus(SECOND * 1200);
+    script.input(Input::ClockJumped { by: SECOND * 1200 });
+    assert_eq!((script.state(runs), script.state(waits)), (Dispatched, Waiting));
+    script.pass(SECOND * 19);
+    assert_eq!(script.state(runs), Dispatched);
+    script.pass(SECOND);
+    assert_eq!(script.state(runs), Stopping, "after its 30 seconds");
+
+    // The grace of a worker that is away, too.
+    script.ended(worker, runs, 1, Outcome::Stopped);
+    assert_eq!(script.state(waits), Dispatched);
+    script.disconnect(worker);
+    script.now = script.now.plus(SECOND * 1200);
+    script.input(Input::ClockJumped { by: SECOND * 1200 });
+    script.pass(SECOND * 9);
+    assert_eq!(script.state(waits), Dispatched);
+    script.pass(SECOND);
+    assert_eq!(script.state(waits), Waiting, "lost after its 10 seconds");
 }

@@ -205,6 +205,9 @@ impl Rounds {
 
     fn decide(&mut self, input: Input) {
         let now = self.time.now();
+        if let Some(by) = self.time.take_jump() {
+            self.engine.handle(now, Input::ClockJumped { by }, &mut self.open);
+        }
         self.engine.handle(now, input, &mut self.open);
     }
 
