@@ -108,6 +108,13 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Whether it only asks, so that its answer waits for no commit of its own.
+    pub fn only_asks(&self) -> bool {
+        matches!(self, Command::WorkerList { .. } | Command::InstanceExplain { .. })
+    }
+}
+
 /// One more instance of a job, asked for by name.
 #[derive(Clone, Debug)]
 pub struct RunRequest {

@@ -57,6 +57,12 @@ impl Health {
         !problems.values().any(|problem| problem.blocking)
     }
 
+    /// What keeps `part` from its work, if something does.
+    pub(crate) fn why_broken(&self, part: &str) -> Option<String> {
+        let problems = self.problems.lock().expect("nothing panics while it holds this lock");
+        problems.get(part).filter(|problem| problem.blocking).map(|problem| problem.text.clone())
+    }
+
     /// Each as `part: what`, what blocks readiness and what does not.
     pub fn problems(&self) -> Vec<String> {
         let problems = self.problems.lock().expect("nothing panics while it holds this lock");

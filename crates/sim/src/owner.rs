@@ -22,6 +22,8 @@ use crate::world::{Event, MILLI, SECOND, World};
 const PAGE: usize = 4;
 /// After a takeover the lease of the former owner is over so much later, and it stops on its own.
 const LEASE: u64 = 4 * SECOND;
+/// What a clock that is merely being adjusted does not do.
+const SMALLEST_JUMP: Duration = Duration::from_secs(1);
 
 /// One owner of the partition, from its claim to its end.
 pub(crate) struct Owner {
@@ -50,16 +52,22 @@ impl Owner {
 struct OwnerTime {
     now: Timestamp,
     read_at: u64,
+    /// By how much it went ahead of the time that passed, since the engine was told.
+    jumped: Duration,
 }
 
 impl OwnerTime {
     fn now(&mut self, real: u64, wall: Timestamp) -> Timestamp {
-        let passed = (real - self.read_at) / 2;
+        let passed = Duration::from_micros(real - self.read_at);
         if wall >= self.now {
+            let ahead = wall.since(self.now).saturating_sub(passed);
+            if ahead > SMALLEST_JUMP {
+                self.jumped += ahead;
+            }
             self.now = wall;
             self.read_at = real;
-        } else if passed > 0 {
-            self.now = self.now.plus(Duration::from_micros(passed));
+        } else if passed.as_micros() > 1 {
+            self.now = self.now.plus(passed / 2);
             self.read_at = real;
         }
         self.now
@@ -101,7 +109,7 @@ impl World {
         let owner = Owner {
             epoch,
             engine,
-            time: OwnerTime { now: wall, read_at: self.now },
+            time: OwnerTime { now: wall, read_at: self.now, jumped: Duration::ZERO },
             open,
             under_way: None,
             sessions: BTreeMap::new(),
@@ -192,6 +200,10 @@ impl World {
         }
         let Some(owner) = self.owners.get_mut(&number) else { return };
         let (changes, effects) = (owner.open.changes.len(), owner.open.effects.len());
+        let by = std::mem::take(&mut owner.time.jumped);
+        if !by.is_zero() {
+            owner.engine.handle(now, Input::ClockJumped { by }, &mut owner.open);
+        }
         owner.engine.handle(now, input, &mut owner.open);
         if self.trace.is_on() {
             let owner = &self.owners[&number];

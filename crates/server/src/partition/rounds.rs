@@ -42,6 +42,9 @@ const SHOWN_EVERY: Duration = Duration::from_millis(50);
 /// How often the store is asked to try a batch again, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
+/// A store that is away for less than this is waited for; after it, callers are told at once.
+const HICCUP: Duration = Duration::from_secs(1);
+
 /// Why the loop came to its end.
 pub(super) enum Ended {
     /// The server stops; everything decided is committed and performed.
@@ -76,6 +79,7 @@ struct UnderWay {
     result: Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>,
     effects: Vec<Effect>,
     moved: Vec<Moved>,
+    since: Instant,
 }
 
 /// An instance whose row the commit changes, for those who follow it live.
@@ -189,18 +193,33 @@ impl Rounds {
             // Who gave up does not want it done any more.
             Message::Command { answer, .. } if answer.is_closed() => {}
             Message::Command { command, answer } => {
+                if let Some(refusal) = self.cannot_write().filter(|_| !command.only_asks()) {
+                    drop(answer.send(Err(refusal)));
+                    return;
+                }
                 let reply_to = self.replies.expect(answer);
                 self.decide(Input::Command { command, reply_to });
             }
             Message::Commands { answer, .. } if answer.is_closed() => {}
             Message::Commands { commands, answer } if commands.is_empty() => drop(answer.send(Vec::new())),
             Message::Commands { commands, answer } => {
+                if let Some(refusal) = self.cannot_write() {
+                    drop(answer.send(vec![Err(refusal); commands.len()]));
+                    return;
+                }
                 let numbers = self.replies.expect_group(commands.len(), answer);
                 for (command, reply_to) in commands.into_iter().zip(numbers) {
                     self.decide(Input::Command { command, reply_to });
                 }
             }
         }
+    }
+
+    /// Callers are told at once while the store is away, instead of waiting for a commit that nobody can promise.
+    fn cannot_write(&self) -> Option<CommandError> {
+        let stuck = self.commit.as_ref().is_some_and(|commit| commit.since.elapsed() > HICCUP);
+        let why = self.owner.health.why_broken("store").filter(|_| stuck)?;
+        Some(CommandError::unavailable(format!("the store cannot be written: {why}")))
     }
 
     fn decide(&mut self, input: Input) {
@@ -229,7 +248,7 @@ impl Rounds {
         if let Poll::Ready(settled) = futures::poll!(result.as_mut()) {
             result = Box::pin(std::future::ready(settled));
         }
-        self.commit = Some(UnderWay { result, effects, moved });
+        self.commit = Some(UnderWay { result, effects, moved, since: Instant::now() });
     }
 
     /// When the loop must look up again.

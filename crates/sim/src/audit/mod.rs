@@ -134,7 +134,10 @@ impl Audit {
     /// What may be expected of a mix.
     pub(crate) fn of(profile: &Profile) -> Self {
         let calm = profile.faults.is_empty();
-        let only_the_owner = |fault: &Fault| matches!(fault, Fault::Crash | Fault::AnswerLost | Fault::AnswerUncertain);
+        let only_the_owner = |fault: &Fault| {
+            use Fault::*;
+            matches!(fault, Crash | Stall | AnswerLost | AnswerUncertain | ClockForward | ClockBack)
+        };
         let workers_stay = profile.lost == 0 && profile.faults.iter().all(|(fault, _)| only_the_owner(fault));
         Audit { ordered: !profile.reorders, calm, workers_stay, ..Audit::default() }
     }
