@@ -189,12 +189,22 @@ impl Client {
             // What a proxy says while the server behind it is away.
             Err(_) if matches!(status.as_u16(), 502..=504) => ClientError::Unreachable {
                 url: self.base.as_str().trim_end_matches('/').to_owned(),
-                why: format!("a gateway answered {status}"),
+                why: not_ready(&body).unwrap_or_else(|| format!("a gateway answered {status}")),
                 maybe_sent: true,
             },
             Err(_) => self.protocol(format!("{status}, {}; is this a Pendula server?", quote(&body))),
         }
     }
+}
+
+/// What `/readyz` says keeps the server from its work.
+fn not_ready(body: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Readiness {
+        problems: Vec<String>,
+    }
+    let Readiness { problems } = serde_json::from_slice(body).ok()?;
+    Some(format!("the server is not ready: {}", problems.join("; ")))
 }
 
 fn quote(body: &[u8]) -> String {

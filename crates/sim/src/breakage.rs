@@ -30,4 +30,8 @@ pub enum Breakage {
     SchedulesUnread,
     /// Silence of a worker is not noticed.
     SilenceUnnoticed,
+    /// The engine is not told that the clock jumped ahead.
+    ClockJumpsUntold,
+    /// What needs no commit is performed before the effects of the commit that has just returned.
+    EffectsOutOfOrder,
 }

@@ -201,7 +201,7 @@ impl World {
         let Some(owner) = self.owners.get_mut(&number) else { return };
         let (changes, effects) = (owner.open.changes.len(), owner.open.effects.len());
         let by = std::mem::take(&mut owner.time.jumped);
-        if !by.is_zero() {
+        if !by.is_zero() && self.breakage != Some(Breakage::ClockJumpsUntold) {
             owner.engine.handle(now, Input::ClockJumped { by }, &mut owner.open);
         }
         owner.engine.handle(now, input, &mut owner.open);
@@ -326,7 +326,7 @@ impl World {
         let Some(done) = self.owners.get_mut(&number).and_then(|owner| owner.under_way.take()) else { return };
         // The store first, so that it can work while effects are performed; but effects keep their order.
         let has_changes = self.owners.get(&number).is_some_and(|owner| !owner.open.changes.is_empty());
-        if has_changes {
+        if has_changes || self.breakage == Some(Breakage::EffectsOutOfOrder) {
             self.hand_over(number);
         }
         self.perform_all(number, done.effects);
@@ -347,6 +347,7 @@ impl World {
 
     fn perform(&mut self, number: u32, effect: Effect) {
         trace!(self, "owner {number} performs {}", telling::effect(&effect));
+        self.audit.speaks(&effect);
         let Some(owner) = self.owners.get(&number) else { return };
         let connection = |session: SessionId| owner.sessions.get(&session).copied();
         match effect {

@@ -51,3 +51,12 @@ fn a_file_without_certificates_is_no_authority() {
     let built = Client::builder("https://localhost").authority("not a certificate").build();
     assert!(matches!(built.err(), Some(ClientError::Address(_))));
 }
+
+#[tokio::test]
+async fn a_server_that_is_not_ready_says_why() {
+    let body = r#"{"ready":false,"problems":["store: the disk is full"]}"#;
+    let server = Canned::start(vec![json("503 Service Unavailable", body)]).await;
+    let client = Client::new(&server.address, "secret").expect("an address");
+    let error = client.readyz().await.expect_err("not ready").to_string();
+    assert!(error.contains("the disk is full"), "{error}");
+}

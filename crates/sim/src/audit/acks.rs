@@ -1,13 +1,30 @@
 //! What others were told: it must be on disk by then, and stay true.
 
-use pendula_engine::{Command, Dispatch, Reply};
+use pendula_engine::{Command, Dispatch, Effect, Reply};
 use pendula_model::InstanceId;
 use pendula_model::instance::InstanceState;
 use pendula_model::worker::WorkerRef;
 
 use super::Audit;
+use crate::telling;
 
 impl Audit {
+    /// A session is welcomed before anything else is said on it.
+    pub(crate) fn speaks(&mut self, effect: &Effect) {
+        let session = match effect {
+            Effect::Welcome { session, .. } => {
+                self.welcomed.insert(*session);
+                return;
+            }
+            Effect::Dispatch(dispatch) => dispatch.session,
+            Effect::Stop { session, .. } | Effect::Ack { session, .. } | Effect::Drain { session } => *session,
+            _ => return,
+        };
+        if !self.welcomed.contains(&session) {
+            self.breaks("welcome_comes_first", || format!("{} before its welcome", telling::effect(effect)));
+        }
+    }
+
     /// A dispatch leaves for `worker`.
     pub(crate) fn dispatched(&mut self, dispatch: &Dispatch, worker: &WorkerRef) {
         let (instance, attempt) = (dispatch.instance, dispatch.attempt);

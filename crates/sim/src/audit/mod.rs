@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `one_row_per_fire`, `every_fire_accounted`, `fires_in_time`, `no_fire_after_disable_ack` | [`fires`], at each commit |
 //! | `ended_once`, `limits_never_exceeded`, `idempotency_key_one_instance`, `only_the_owner_writes`, `commits_are_accepted` | here, at each commit |
-//! | `no_dispatch_before_commit`, `acknowledged_work_never_lost` | [`acks`], at each effect and at the end |
+//! | `no_dispatch_before_commit`, `welcome_comes_first`, `acknowledged_work_never_lost` | [`acks`], at each effect and at the end |
 //! | `at_most_one_running_attempt`, `at_most_once_never_starts_twice`, `no_needless_loss` | [`runs`], when handlers start and end |
 //! | `ends_as_reported` | [`runs`], at each commit |
 //! | `memory_matches_store`, `nothing_stuck`, `no_unbounded_memory` | `crate::finale`, at quiet moments |
@@ -21,7 +21,7 @@ use pendula_model::change::Change;
 use pendula_model::instance::{Instance, InstanceState, Reason};
 use pendula_model::job::Job;
 use pendula_model::worker::WorkerRef;
-use pendula_model::{AppId, InstanceId, JobId, Timestamp};
+use pendula_model::{AppId, InstanceId, JobId, SessionId, Timestamp};
 use pendula_schedule::Plan;
 
 use crate::faults::{Fault, Profile};
@@ -85,6 +85,7 @@ pub struct Audit {
     acknowledged: BTreeSet<InstanceId>,
     /// Which attempts run where: worker and boot.
     running: BTreeMap<(InstanceId, u32), Vec<(usize, u64)>>,
+    welcomed: BTreeSet<SessionId>,
     /// Boots of worker processes that are gone.
     gone: BTreeSet<u64>,
     /// How attempts ended, as their workers know.

@@ -3,7 +3,7 @@
 use pendula_sim::{Breakage, live, profile_of};
 
 /// What is broken, which law must be named, and within how many seeds.
-const CASES: [(Breakage, &str, u64); 17] = [
+const CASES: [(Breakage, &str, u64); 19] = [
     (Breakage::DispatchBeforeCommit, "no_dispatch_before_commit", 20),
     (Breakage::ReplyBeforeCommit, "acknowledged_work_never_lost", 20),
     (Breakage::AckBeforeCommit, "acknowledged_work_never_lost", 20),
@@ -19,6 +19,8 @@ const CASES: [(Breakage, &str, u64); 17] = [
     (Breakage::WorkerAdmitsAll, "at_most_once_never_starts_twice", 200),
     (Breakage::WorkerForgetsRunning, "at_most_one_running_attempt", 1500),
     (Breakage::SchedulesUnread, "every_fire_accounted", 800),
+    (Breakage::ClockJumpsUntold, "no_needless_loss", 400),
+    (Breakage::EffectsOutOfOrder, "welcome_comes_first", 400),
     (Breakage::SilenceUnnoticed, "nothing_stuck", 200),
     (Breakage::SilenceUnnoticed, "no_unbounded_memory", 400),
 ];
