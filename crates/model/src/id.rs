@@ -71,6 +71,14 @@ impl IdSequence {
     }
 }
 
+/// An id of something that belongs to no partition: the bits below the time are drawn by the caller (the upper ones of
+/// `random` are ignored), so that two servers hardly ever make the same one.
+pub fn drawn_id(now: Timestamp, random: u32) -> i64 {
+    let millis = (now.as_millis() - ID_EPOCH_MILLIS).max(0) as u64;
+    let drawn = u64::from(random) & ((1 << TIME_SHIFT) - 1);
+    ((millis << TIME_SHIFT) | drawn).max(1) as i64
+}
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -194,5 +202,13 @@ mod tests {
         let last = before.next(Timestamp::from_millis(ID_EPOCH_MILLIS + 1_000_000));
         let mut after = IdSequence::new(PartitionId(3), last);
         assert!(after.next(Timestamp::from_millis(ID_EPOCH_MILLIS + 10)) > last);
+    }
+
+    #[test]
+    fn drawn_ids_keep_their_time_and_take_all_lower_bits() {
+        let now = Timestamp::from_millis(ID_EPOCH_MILLIS + 7_000);
+        let ids = [0, 1, u32::MAX].map(|random| TokenId(drawn_id(now, random)));
+        assert!(ids[0] < ids[1] && ids[1] < ids[2]);
+        assert!(ids.iter().all(|id| id.created_at() == now));
     }
 }

@@ -51,7 +51,10 @@ pub(crate) struct Session {
 /// Why there is no session.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum Failed {
-    /// The server is there and does not want us as we are: token, version, settings.
+    /// The server is there and does not accept the token: it was revoked, ran out, or is another app's.
+    #[error("{server} refuses this worker: the token was not accepted ({why})")]
+    Unauthorized { server: String, why: String },
+    /// The server is there and does not want us as we are: version, settings.
     #[error("{server} refuses this worker: {why}")]
     Refused { server: String, why: String },
     #[error("{server} cannot be reached: {why}")]
@@ -64,16 +67,18 @@ impl Failed {
         let (server, why) = (server.to_owned(), status.message().to_owned());
         let why = if why.is_empty() { status.code().to_string() } else { why };
         match status.code() {
-            Code::Unauthenticated | Code::PermissionDenied => {
-                Failed::Refused { server, why: format!("the token was not accepted ({why})") }
-            }
+            Code::Unauthenticated | Code::PermissionDenied => Failed::Unauthorized { server, why },
             Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented => Failed::Refused { server, why },
             _ => Failed::Unreachable { server, why },
         }
     }
 
     pub(crate) fn is_refused(&self) -> bool {
-        matches!(self, Failed::Refused { .. })
+        matches!(self, Failed::Refused { .. } | Failed::Unauthorized { .. })
+    }
+
+    pub(crate) fn is_unauthorized(&self) -> bool {
+        matches!(self, Failed::Unauthorized { .. })
     }
 }
 

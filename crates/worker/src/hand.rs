@@ -99,6 +99,8 @@ pub(crate) struct Hand {
     event_batch: Vec<Event>,
     link: Link,
     backoff: Backoff,
+    /// Since when each server that answered refused the token.
+    unauthorized_since: Option<Instant>,
     /// Since when there is no session, and why not.
     down_since: Instant,
     last_failure: String,
@@ -122,6 +124,7 @@ impl Hand {
             event_queue,
             event_batch: Vec::with_capacity(EVENTS),
             link: Link::Down { dial_at: now },
+            unauthorized_since: None,
             backoff: Backoff::new(dialer.servers(), &settings.timing),
             down_since: now,
             last_failure: "none was tried".to_owned(),
@@ -258,6 +261,7 @@ impl Hand {
                 self.ledger.release(&held);
             }
         }
+        self.unauthorized_since = None;
         self.link = Link::Up(Line {
             since: now,
             last_heard: now,
@@ -285,6 +289,7 @@ impl Hand {
     }
 
     fn redial_later(&mut self, now: Instant, failed: &Failed) {
+        self.abort_if_unauthorized(now, failed);
         let pause = self.backoff.pause(failed.is_refused(), rand::random());
         let complained = &mut self.complained[usize::from(failed.is_refused())];
         if complained.is_none_or(|at| now.duration_since(at) >= COMPLAIN_EVERY) {
@@ -293,6 +298,23 @@ impl Hand {
         }
         self.last_failure = failed.to_string();
         self.link = Link::Down { dial_at: now + pause };
+    }
+
+    /// Work of a worker that was shut out is not its own any more.
+    fn abort_if_unauthorized(&mut self, now: Instant, failed: &Failed) {
+        if !failed.is_unauthorized() {
+            self.unauthorized_since = None;
+            return;
+        }
+        let since = *self.unauthorized_since.get_or_insert(now);
+        let held = self.ledger.held();
+        if held.is_empty() || now.duration_since(since) < self.settings.timing.unauthorized_abort {
+            return;
+        }
+        tracing::error!(attempts = held.len(), "{failed}; what runs is aborted, because nobody will take its results");
+        for task in &held {
+            self.ledger.stopped(now, task, Duration::ZERO, true);
+        }
     }
 
     fn server(&self) -> String {

@@ -80,6 +80,9 @@ pub struct Timing {
     pub reconnect_max: Duration,
     /// Longest pause after a server refused the token or the protocol version. Default 30 s.
     pub refused_max: Duration,
+    /// A worker whose token is not accepted for so long aborts what it runs: nobody would take the results, and the
+    /// server has given the work to others. Default 60 s.
+    pub unauthorized_abort: Duration,
     /// Logs that the server does not acknowledge are dropped so long after their attempt ended. Default 5 min.
     pub log_linger: Duration,
 }
@@ -97,6 +100,7 @@ impl Default for Timing {
             reconnect_first: Duration::from_millis(100),
             reconnect_max: Duration::from_secs(5),
             refused_max: Duration::from_secs(30),
+            unauthorized_abort: Duration::from_secs(60),
             log_linger: Duration::from_secs(300),
         }
     }

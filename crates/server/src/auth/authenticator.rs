@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use pendula_model::id::IdSequence;
+use pendula_model::id::drawn_id;
 use pendula_model::token::{Scope, Token};
-use pendula_model::{AppId, PartitionId, Timestamp, TokenId};
+use pendula_model::{AppId, Timestamp, TokenId};
 use pendula_store::{Store, StoreError};
 use tokio::sync::broadcast;
 
@@ -15,6 +15,9 @@ use super::failures::Failures;
 use super::principal::Principal;
 use super::secret::{self, Secret};
 use crate::clock::Clock;
+
+/// How often an id is drawn for one token at most.
+const DRAWS: usize = 5;
 
 /// How long an accepted token is remembered without asking the store. Revocation by this server forgets it at once;
 /// this bounds what another server's revocation takes.
@@ -109,10 +112,17 @@ impl Authenticator {
         scope: Scope,
         expires_at: Option<Timestamp>,
     ) -> Result<(Token, Secret), StoreError> {
-        let secret = Secret::generate(&scope);
-        let token = new_token(name, scope, secret.hash(), self.clock.now(), expires_at);
-        self.store.token_insert(token.clone()).await?;
-        Ok((token, secret))
+        let mut draws = 0;
+        loop {
+            let secret = Secret::generate(&scope);
+            let token = new_token(name, scope.clone(), secret.hash(), self.clock.now(), expires_at);
+            draws += 1;
+            match self.store.token_insert(token.clone()).await {
+                // The id was drawn in this very millisecond by somebody else.
+                Err(StoreError::Exists { .. }) if draws < DRAWS => {}
+                inserted => return inserted.map(|()| (token, secret)),
+            }
+        }
     }
 
     /// Makes a token invalid at once; whether there was one.
@@ -214,7 +224,6 @@ impl Authenticator {
     }
 }
 
-/// Tokens belong to no partition, so the ten bits for it are drawn: two servers make no equal ids.
 pub(super) fn new_token(
     name: &str,
     scope: Scope,
@@ -222,8 +231,7 @@ pub(super) fn new_token(
     now: Timestamp,
     expires_at: Option<Timestamp>,
 ) -> Token {
-    let partition = PartitionId(rand::random_range(0..PartitionId::LIMIT));
-    let id = TokenId(IdSequence::new(partition, 0).next(now));
+    let id = TokenId(drawn_id(now, rand::random()));
     Token { id, name: name.to_owned(), scope, hash, created_at: now, expires_at }
 }
 

@@ -144,8 +144,11 @@ impl Rounds {
                     if let Err(error) = result {
                         return Ended::Refused(error);
                     }
-                    // The store first: it can work while effects are performed.
-                    self.hand_over().await;
+                    // The store first: it can work while effects are performed. But effects that need no commit were
+                    // decided after those of this one, and wait until these are performed.
+                    if !self.open.changes.is_empty() {
+                        self.hand_over().await;
+                    }
                     self.perform(done.effects);
                     self.publish(done.moved);
                 }

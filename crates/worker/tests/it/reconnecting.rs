@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pendula_wire::v1::{self, Outcome};
+use pendula_worker::worker::Timing;
 use pendula_worker::{Output, Task, Worker, WorkerError};
 use tokio::sync::{Notify, mpsc};
 use tonic::Status;
@@ -71,6 +72,32 @@ async fn what_the_welcome_takes_away_is_aborted_silently() {
     peer.hang_up(Status::unavailable("restart")).await;
     let hello = server.knock().await.hello;
     assert_eq!((hello.running, hello.finished), (vec![], vec![held(3, 1)]));
+}
+
+/// A revoked token takes the work away, too, after a while in which it might have been a mistake.
+#[tokio::test]
+async fn sec_4_a_worker_that_stays_shut_out_aborts_what_it_runs() {
+    let mut server = FakeServer::start().await;
+    let (dropped, mut drops) = mpsc::unbounded_channel::<i64>();
+    let timing = Timing { unauthorized_abort: Duration::from_millis(50), ..quick() };
+    let _worker = run(builder(&server).timing(timing).handler("waits", move |task: Task| {
+        let dropped = dropped.clone();
+        async move {
+            task.killed().await;
+            dropped.send(task.instance().0).unwrap();
+            Ok(Output::default())
+        }
+    }));
+    let mut peer = server.accept().await;
+    peer.dispatch(dispatch("waits", 1, 1)).await;
+    peer.dispatch(dispatch("unknown", 2, 1)).await;
+    peer.end_of(held(2, 1)).await;
+    let revoked = Status::unauthenticated("unknown token");
+    *server.refusal.lock().unwrap() = Some(revoked.clone());
+    peer.hang_up(revoked).await;
+    assert_eq!(within(drops.recv()).await, Some(1));
+    *server.refusal.lock().unwrap() = None;
+    assert_eq!(server.accept().await.hello.running, []);
 }
 
 #[tokio::test]
