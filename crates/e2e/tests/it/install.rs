@@ -3,9 +3,18 @@
 use std::process::Command;
 use std::time::Duration;
 
+use pendula_client::Client;
 use pendula_e2e::binary::pendula;
 use pendula_e2e::process::{eventually, listening};
 use pendula_e2e::{Server, ShellWorker};
+
+async fn connected(client: &Client) {
+    eventually("the worker is connected", Duration::from_secs(20), || async {
+        let workers = client.worker_list("demo").await.ok()?;
+        (!workers.is_empty()).then_some(())
+    })
+    .await;
+}
 
 /// Scenario S5-9: exactly the documented port, and every route but the two probes wants a credential.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -14,11 +23,7 @@ async fn s5_9_a_default_installation_listens_on_one_authenticated_port() {
     let token = server.app("demo").await;
     let worker = ShellWorker::start(&server.url(), "demo", &token, "w", server.directory());
     let client = server.client();
-    eventually("the worker is connected", Duration::from_secs(20), || async {
-        let workers = client.worker_list("demo").await.ok()?;
-        (!workers.is_empty()).then_some(())
-    })
-    .await;
+    connected(&client).await;
     let expected = format!("0100007F:{:04X}", server.port());
     assert_eq!(listening(server.pid()), vec![expected], "the server listens on the one port");
     assert_eq!(listening(worker.pid()), Vec::<String>::new(), "a worker listens on none");
@@ -87,6 +92,7 @@ async fn term_ends_server_and_worker_gracefully() {
     let mut server = Server::start().await;
     let token = server.app("demo").await;
     let mut worker = ShellWorker::start(&server.url(), "demo", &token, "w", server.directory());
+    connected(&server.client()).await;
     server.process().signal(rustix::process::Signal::TERM);
     assert_eq!(server.process().wait(Duration::from_secs(20)), Some(0), "{}", server.output());
     worker.process().signal(rustix::process::Signal::TERM);
