@@ -146,8 +146,11 @@ fn print(report: &Report, screen: Screen) -> Outcome {
         }
     }
     for measure in &report.measures {
-        let value =
-            if measure.value >= 1000.0 { format!("{:.0}", measure.value) } else { format!("{:.2}", measure.value) };
+        let value = match measure.value {
+            large if large >= 1000.0 => format!("{large:.0}"),
+            small if small < 0.1 => format!("{small:.4}"),
+            value => format!("{value:.2}"),
+        };
         table.row([measure.scenario.to_owned(), measure.what.clone(), value, measure.unit.to_owned()]);
     }
     screen.table(table)
