@@ -121,7 +121,7 @@ fn other_files_are_left_untouched() {
 
 /// O-3: a lock, guard or seed row that is not there must stop us, at start and while we run.
 #[tokio::test]
-async fn every_missing_table_index_trigger_or_seed_row_is_named() {
+async fn o_3_every_missing_table_index_trigger_or_seed_row_is_named() {
     let pattern = tempfile::tempdir().unwrap();
     drop(open(pattern.path()));
     let mut removals: Vec<(String, String)> = Vec::new();
