@@ -33,12 +33,17 @@ pub fn check_name(field: &str, name: &str) -> Result<(), Invalid> {
         || name.trim() != name
         || name == "."
         || name == ".."
-        || name.chars().any(|c| c.is_control() || c == '/');
+        || name.chars().any(|c| c.is_control() || c == '/' || turns_text_around(c));
     if bad {
         let shown: String = name.chars().take(40).collect();
         return Err(Invalid::new(field, format!("{shown:?} is not a name; allowed: {allowed}")));
     }
     Ok(())
+}
+
+/// Marks that make a name look like another one on a screen: they change the direction of what follows.
+fn turns_text_around(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Cuts `text` to at most `bytes` bytes at a character boundary, marking the cut.
@@ -62,7 +67,7 @@ mod tests {
         for name in ["nightly-report", "每日报表", "a b", "x".repeat(128).as_str()] {
             assert!(check_name("name", name).is_ok(), "{name}");
         }
-        for name in ["", " a", "a/b", "..", "a\nb", "x".repeat(129).as_str()] {
+        for name in ["", " a", "a/b", "..", "a\nb", "a\u{202e}b", "x".repeat(129).as_str()] {
             assert!(check_name("name", name).is_err(), "{name}");
         }
     }
