@@ -17,7 +17,7 @@ run: prepare ## Start server, worker and sample jobs on 127.0.0.1:7700
 test: prepare ## Everything that CI runs: format, lints, all tests
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	cargo test --workspace --locked
+	cargo test --workspace --locked --no-fail-fast
 
 bench: prepare ## Measure this machine: prints a table (ARGS=--quick for a short one)
 	cargo build --release --locked --bin pendula

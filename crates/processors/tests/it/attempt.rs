@@ -35,6 +35,14 @@ impl Ended {
     }
 }
 
+/// What travels to a worker is always the long form; tests may write the short one.
+fn settings(definition: &Value) -> Value {
+    match definition {
+        Value::String(script) => serde_json::json!({ "script": script }),
+        settings => settings.clone(),
+    }
+}
+
 /// An attempt under way.
 pub struct Started {
     pub probe: Probe,
@@ -64,7 +72,7 @@ pub fn start(language: Language, config: ScriptConfig, definition: &Value, param
     let (task, probe) = TestTask::new("shell")
         .names("demo", "nightly")
         .fire_time(at, "Europe/Berlin")
-        .config(definition.to_string())
+        .config(settings(definition).to_string())
         .params(params.to_string())
         .build();
     let handler = ScriptHandler::new(language, Arc::new(config));
