@@ -234,7 +234,7 @@ impl Partition {
     }
 
     /// Lets queued instances follow into what is free under the limit.
-    pub(super) fn admit_queued(&mut self, job: JobId, _out: &mut Output) {
+    pub(super) fn admit_queued(&mut self, job: JobId) {
         loop {
             let Some(entry) = self.jobs.get_mut(&job) else { return };
             let limit = entry.job.spec.concurrency.limit.map_or(usize::MAX, |limit| limit as usize);

@@ -329,7 +329,7 @@ impl Partition {
         if triggered {
             self.continue_fixed_delay(job, out);
         }
-        self.admit_queued(job, out);
+        self.admit_queued(job);
     }
 
     /// The worker's slot is free again, as far as we are concerned.

@@ -191,7 +191,7 @@ impl Partition {
         self.arm(id);
         // A lowered limit holds back what nobody has begun; a raised one lets more of the queue through.
         self.hold_back_unbegun(id);
-        self.admit_queued(id, out);
+        self.admit_queued(id);
         Ok(Reply::Job { job: Box::new(job), created: false })
     }
 

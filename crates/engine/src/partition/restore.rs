@@ -116,7 +116,7 @@ impl Partition {
         }
         let queued: Vec<_> = this.jobs.iter().filter(|(_, entry)| !entry.queue.is_empty()).map(|(id, _)| *id).collect();
         for job in queued {
-            this.admit_queued(job, out);
+            this.admit_queued(job);
         }
         this.open_window(out);
         this.settle(out);
