@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use pendula_model::app::App;
-use pendula_model::instance::{InstanceState, Reason, StopCause};
+use pendula_model::instance::{InstanceState, Payload, Reason, StopCause};
 use pendula_model::job::{Job, JobSpec};
-use pendula_model::{InstanceId, JobId, Revision, SessionId, Timestamp};
+use pendula_model::task::{TaskCounts, TaskRole};
+use pendula_model::{AttemptKey, InstanceId, JobId, Revision, SessionId, TaskId, Timestamp};
 use std::time::Duration;
 
 use crate::input::{Need, WorkerStatus};
@@ -21,11 +22,13 @@ pub enum Effect {
     /// Send work to a worker.
     Dispatch(Box<Dispatch>),
     /// Ask a worker to stop an attempt; `abandon` means that it is not its own any more.
-    Stop { session: SessionId, instance: InstanceId, attempt: u32, grace: Duration, abandon: bool },
+    Stop { session: SessionId, attempt: AttemptKey, grace: Duration, abandon: bool },
     /// Tell a worker that the end of an attempt is on disk.
-    Ack { session: SessionId, instance: InstanceId, attempt: u32 },
+    Ack { session: SessionId, attempt: AttemptKey },
+    /// Tell a worker how many sub-tasks of a running task are on disk, or why no more will be.
+    Mapped { session: SessionId, attempt: AttemptKey, reply: Result<u64, String> },
     /// Answer a worker's hello; the session may be used from here on.
-    Welcome { session: SessionId, abort: Vec<(InstanceId, u32)> },
+    Welcome { session: SessionId, abort: Vec<AttemptKey> },
     /// Ask a worker to finish and exit.
     Drain { session: SessionId },
     /// Close a session that is of no use any more.
@@ -35,6 +38,9 @@ pub enum Effect {
     /// Read all jobs whose next fire lies before `until` and come back with
     /// [`Input::SchedulesLoaded`](crate::Input::SchedulesLoaded).
     LoadSchedules { until: Timestamp },
+    /// Read tasks of an instance that were never placed, from `from` on, at most `limit` and about `bytes` of them, and
+    /// come back with [`Input::TasksLoaded`](crate::Input::TasksLoaded).
+    LoadTasks { instance: InstanceId, from: TaskId, limit: usize, bytes: usize },
     /// For metrics and logs; nothing depends on it.
     Observed(Observation),
 }
@@ -46,6 +52,7 @@ pub struct Dispatch {
     /// Counts the dispatches of the session from 1.
     pub sequence: u64,
     pub instance: InstanceId,
+    pub task: TaskId,
     pub attempt: u32,
     pub job: JobId,
     pub revision: Revision,
@@ -56,6 +63,27 @@ pub struct Dispatch {
     pub created_at: Timestamp,
     pub failures: u32,
     pub app_name: Arc<str>,
+    /// Of an instance with many tasks: which one this is.
+    pub part: Option<Box<Part>>,
+}
+
+/// One task of an instance with many.
+#[derive(Clone, Debug)]
+pub struct Part {
+    pub role: TaskRole,
+    pub name: Arc<str>,
+    pub input: Option<Arc<Payload>>,
+    /// Index and total, of a shard.
+    pub shard: Option<(u32, u32)>,
+    /// Sub-tasks that earlier tries of it emitted and that were accepted.
+    pub emitted: u64,
+}
+
+impl Dispatch {
+    /// The attempt that it is about.
+    pub fn key(&self) -> AttemptKey {
+        AttemptKey { instance: self.instance, task: self.task, attempt: self.attempt }
+    }
 }
 
 /// The answer to a command.
@@ -72,6 +100,8 @@ pub enum Reply {
         created: bool,
     },
     Done,
+    /// How many tasks wait for another try.
+    Retried(usize),
     Workers(Vec<WorkerStatus>),
     /// JSON for people and tools: see [`crate::partition`].
     Explanation(String),
@@ -162,5 +192,10 @@ pub enum Observation {
         attempt: u32,
         per_mille: u32,
         message: Option<Arc<str>>,
+    },
+    /// Tasks of an instance with many ended since this was told last: so many in each way.
+    TasksEnded {
+        instance: InstanceId,
+        since: TaskCounts,
     },
 }

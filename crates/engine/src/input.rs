@@ -6,7 +6,8 @@ use std::time::Duration;
 use pendula_model::instance::{Payload, Reason};
 use pendula_model::job::{Job, JobSpec};
 use pendula_model::worker::{HostMetrics, WorkerInfo};
-use pendula_model::{AppId, InstanceId, JobId, SessionId, Timestamp};
+use pendula_model::task::{Fanout, Task};
+use pendula_model::{AppId, AttemptKey, InstanceId, JobId, SessionId, TaskId, Timestamp};
 
 use crate::effect::ReplyTo;
 
@@ -30,11 +31,32 @@ pub enum Input {
     /// Its connection is gone, or was silent for too long.
     WorkerDisconnected { session: SessionId },
     /// A heartbeat: all attempts that the worker holds, and the last dispatch that it saw.
-    WorkerAlive { session: SessionId, dispatches_seen: u64, held: Vec<(InstanceId, u32)>, metrics: Option<HostMetrics> },
+    WorkerAlive { session: SessionId, dispatches_seen: u64, held: Vec<AttemptKey>, metrics: Option<HostMetrics> },
     /// The worker takes nothing new.
     WorkerDraining { session: SessionId },
     /// News of attempts, from the worker behind `session`.
     Reported { session: SessionId, reports: Vec<Report> },
+    /// Running tasks of the worker behind `session` emitted sub-tasks. Each is answered by one
+    /// [`Effect::Mapped`](crate::Effect::Mapped).
+    Mapped { session: SessionId, maps: Vec<Mapping> },
+    /// What [`Effect::LoadTasks`](crate::Effect::LoadTasks) asked for; `complete` when there was nothing beyond.
+    TasksLoaded { instance: InstanceId, from: TaskId, tasks: Vec<Task>, complete: bool },
+}
+
+/// Sub-tasks that a running task emitted.
+#[derive(Clone, Debug)]
+pub struct Mapping {
+    pub attempt: AttemptKey,
+    /// Position of the first of them among all that the task emits, from 0.
+    pub first: u64,
+    pub tasks: Vec<NewTask>,
+}
+
+/// One sub-task, checked for size.
+#[derive(Clone, Debug)]
+pub struct NewTask {
+    pub name: Arc<str>,
+    pub input: Option<Arc<Payload>>,
 }
 
 /// A worker's first words.
@@ -44,9 +66,9 @@ pub struct WorkerHello {
     pub app: AppId,
     pub info: WorkerInfo,
     /// Attempts that it runs.
-    pub running: Vec<(InstanceId, u32)>,
+    pub running: Vec<AttemptKey>,
     /// Attempts that ended there and whose reports follow.
-    pub finished: Vec<(InstanceId, u32)>,
+    pub finished: Vec<AttemptKey>,
 }
 
 /// What users ask of a partition. Every command is answered once, after its commit.
@@ -102,9 +124,16 @@ pub enum Command {
     WorkerList {
         app: AppId,
     },
-    /// Why an active instance waits, or where it runs and why there.
+    /// Lets tasks of an active instance that failed or were lost wait for another try: those named, or all when none is
+    /// named. Answered with how many.
+    TasksRetry {
+        instance: InstanceId,
+        tasks: Vec<TaskId>,
+    },
+    /// Why an active instance, or one of its tasks, waits, or where it runs and why there.
     InstanceExplain {
         instance: InstanceId,
+        task: Option<TaskId>,
     },
 }
 
@@ -127,6 +156,9 @@ pub struct RunRequest {
     /// The same key within the app answers with the same instance for as long as that is kept.
     pub idempotency_key: Option<Arc<str>>,
     pub rerun_of: Option<InstanceId>,
+    /// Of the one that it repeats, only the tasks that did not succeed. Ignored without `rerun_of`; refused where that
+    /// has no such tasks, or has not ended.
+    pub only_unsuccessful: bool,
     pub priority: Option<i8>,
 }
 
@@ -138,6 +170,11 @@ pub enum Need {
     JobByName(AppId, String),
     /// The instance that was made with an idempotency key.
     Idempotency(AppId, Arc<str>),
+    /// How far an ended instance with many tasks came.
+    Fanout(InstanceId),
+    /// Tasks that ended without success: those named, or all (at most 10,000) when none is named. `asked` tells questions
+    /// apart, because the answer to an older one may be outdated.
+    UnsuccessfulTasks { instance: InstanceId, tasks: Vec<TaskId>, asked: u64 },
 }
 
 /// The answer to a [`Need`].
@@ -151,6 +188,15 @@ pub enum Fact {
         need: Need,
         instance: Option<InstanceId>,
     },
+    Fanout {
+        need: Need,
+        /// With whether the instance has ended.
+        fanout: Option<(Fanout, bool)>,
+    },
+    Tasks {
+        need: Need,
+        tasks: Vec<Task>,
+    },
     /// What is stored makes no sense; asking again would not help.
     Unreadable {
         need: Need,
@@ -161,8 +207,7 @@ pub enum Fact {
 /// News of one attempt.
 #[derive(Clone, Debug)]
 pub struct Report {
-    pub instance: InstanceId,
-    pub attempt: u32,
+    pub attempt: AttemptKey,
     pub event: ReportEvent,
 }
 

@@ -17,6 +17,6 @@ pub mod input;
 pub mod lifecycle;
 pub mod partition;
 
-pub use effect::{Dispatch, Effect, Reply, ReplyTo};
-pub use input::{Command, Fact, Input, Need, Report, ReportEvent, RunRequest, WorkerHello};
+pub use effect::{Dispatch, Effect, Part, Reply, ReplyTo};
+pub use input::{Command, Fact, Input, Mapping, Need, NewTask, Report, ReportEvent, RunRequest, WorkerHello};
 pub use partition::{Gauges, Output, Partition, Settings};

@@ -7,6 +7,7 @@ use crate::app::App;
 use crate::id::{AppId, InstanceId, JobId};
 use crate::instance::{Instance, PastAttempt};
 use crate::job::{Job, ScheduleState};
+use crate::task::{Fanout, Task};
 use crate::time::Timestamp;
 
 /// One row's worth of intent.
@@ -43,6 +44,20 @@ pub enum Change {
     InstanceQuarantined { id: InstanceId, at: Timestamp, why: String, prune_at: Timestamp },
     /// A try that is followed by another; new.
     AttemptEnded(PastAttempt),
+
+    /// An instance became tasks; new, and the instance has not ended.
+    FanoutInserted(Fanout),
+    /// Counts and phase moved; expects `version - 1`.
+    FanoutUpdated(Fanout),
+    /// New tasks of one instance, in order of id, none of them ended. Their ids are new.
+    TasksInserted(Vec<Task>),
+    /// The tasks of `from` that did not succeed, again for `to`: with their ids, names, inputs and targets, waiting, due
+    /// `at`, as if never tried. `count` of them, or the change is refused.
+    TasksCopied { from: InstanceId, to: InstanceId, at: Timestamp, count: u64 },
+    /// A task moved; expects `version - 1`. Does not touch what was given with it (role, parent, name, input), nor
+    /// `target` unless it was bound to another process of the same worker. It may have ended before only if it waits
+    /// again now, which is a user's retry.
+    TaskUpdated(Box<Task>),
 }
 
 /// A stretch of fire times that were not served.

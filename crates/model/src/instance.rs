@@ -1,23 +1,24 @@
 //! Instances: one firing of a job each, and the attempts made at it.
 //!
 //! A standalone instance has exactly one task; its state is part of the instance, so that a small instance costs two
-//! durable writes in its life.
+//! durable writes in its life. An instance with many tasks ([`crate::task`]) has none of a worker's in its row: its
+//! `attempt` is 1 from the first dispatch on, and its `worker` stays empty.
 
 use std::borrow::Cow;
 use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::id::{AppId, InstanceId, JobId, Revision};
+use crate::task::TaskId;
 use crate::time::Timestamp;
 use crate::worker::WorkerRef;
 
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal / $code:literal,)+ }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ::serde::Serialize, ::serde::Deserialize)]
         #[serde(rename_all = "snake_case")]
         pub enum $name { $($(#[$variant_doc])* $variant,)+ }
 
@@ -41,13 +42,13 @@ macro_rules! words {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl ::std::fmt::Display for $name {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
                 f.pad(self.as_str())
             }
         }
 
-        impl FromStr for $name {
+        impl ::std::str::FromStr for $name {
             type Err = String;
 
             fn from_str(text: &str) -> Result<Self, String> {
@@ -63,6 +64,8 @@ macro_rules! words {
     };
 }
 
+pub(crate) use words;
+
 words!(
     /// Where an instance stands. The engine alone moves it; ended states are never left.
     InstanceState {
@@ -70,7 +73,7 @@ words!(
         Waiting = "waiting" / 1,
         /// Committed to a worker, whose word that it runs has not been recorded.
         Dispatched = "dispatched" / 2,
-        /// The worker said that it runs.
+        /// The worker said that it runs; of an instance with many tasks: one of them was given to a worker.
         Running = "running" / 3,
         /// Asked to stop, by a user, a timeout or a replacement; the worker has yet to confirm.
         Stopping = "stopping" / 6,
@@ -130,6 +133,8 @@ words!(
         Timeout = "timeout" / 2,
         /// A newer instance took its place under a concurrency limit.
         Replaced = "replaced" / 3,
+        /// One of its tasks ended in a way that leaves the others without a purpose.
+        Failure = "failure" / 4,
     }
 );
 
@@ -173,6 +178,22 @@ reasons! {
     SCRIPTS_NOT_ALLOWED = "scripts_not_allowed";
     /// The worker does not have the processor that it offered.
     PROCESSOR_MISSING = "processor_missing";
+    /// No worker that is connected may run it.
+    NO_WORKER = "no_worker";
+    /// Every worker of a broadcast vanished.
+    ALL_TARGETS_LOST = "all_targets_lost";
+    /// More tasks failed than the mode tolerates, or fewer succeeded than it demands.
+    TASKS_FAILED = "tasks_failed";
+    /// The task that emits the others failed.
+    ROOT_FAILED = "root_failed";
+    /// The task before the others failed.
+    PRE_FAILED = "pre_failed";
+    /// The task after the others failed.
+    POST_FAILED = "post_failed";
+    /// The task that reads all results failed.
+    REDUCE_FAILED = "reduce_failed";
+    /// The instance ended before it was its turn.
+    INSTANCE_ENDED = "instance_ended";
     /// The worker could not take it (no free slot, draining); it was sent elsewhere.
     REJECTED = "rejected";
     /// The stored row could not be read; it was set aside.
@@ -296,10 +317,12 @@ impl Instance {
     }
 }
 
-/// A try that is over, when another one follows it. The last try is part of the [`Instance`].
+/// A try that is over, when another one follows it. The last try is part of the [`Instance`], or of its
+/// [`Task`](crate::task::Task).
 #[derive(Clone, Debug, PartialEq)]
 pub struct PastAttempt {
     pub instance: InstanceId,
+    pub task: TaskId,
     pub attempt: u32,
     pub state: TaskState,
     pub worker: Option<WorkerRef>,

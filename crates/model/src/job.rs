@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{AppId, JobId, Revision};
 use crate::invalid::Invalid;
 use crate::limits;
+use crate::mode::ExecutionMode;
 use crate::policy::{Concurrency, Delivery, Retry};
 use crate::processor::Processor;
 use crate::time::Timestamp;
@@ -27,6 +28,7 @@ pub struct JobSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trigger: Option<Trigger>,
     pub processor: Processor,
+    /// How an instance becomes tasks: a word, or a word with settings.
     #[serde(default, skip_serializing_if = "is_default")]
     pub mode: ExecutionMode,
     /// A JSON object; a run may override single keys.
@@ -37,7 +39,8 @@ pub struct JobSpec {
     pub concurrency: Concurrency,
     #[serde(default, skip_serializing_if = "is_default")]
     pub retry: Retry,
-    /// Longest run of one attempt, from dispatch. None means no limit.
+    /// Longest run of one attempt, from dispatch; of an instance with many tasks, from its first dispatch to its end.
+    /// None means no limit.
     #[serde(default, with = "crate::duration::option", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub timeout: Option<Duration>,
@@ -56,6 +59,9 @@ pub struct JobSpec {
     /// Higher goes first among what waits for the same workers. -100 to 100, default 0.
     #[serde(default, skip_serializing_if = "is_default")]
     pub priority: i8,
+    /// Share of free slots among the jobs of an app that wait for the same workers. 1 (default) to 1,000.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub weight: u32,
     /// How long ended instances are kept; default is the server's.
     #[serde(default, with = "crate::duration::option", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
@@ -63,16 +69,6 @@ pub struct JobSpec {
     /// Whether the trigger fires. A disabled job can still be run by hand.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub enabled: bool,
-}
-
-/// How an instance becomes tasks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub enum ExecutionMode {
-    /// One task on one worker.
-    #[default]
-    Standalone,
 }
 
 /// Default of [`JobSpec::stop_grace`].
@@ -96,6 +92,7 @@ impl JobSpec {
             delivery: Delivery::default(),
             workers: WorkerSelector::default(),
             priority: 0,
+            weight: 1,
             retention: None,
             enabled: true,
         }
@@ -116,6 +113,12 @@ impl JobSpec {
         self.concurrency.validate().map_err(|e| e.inside("concurrency"))?;
         self.retry.validate().map_err(|e| e.inside("retry"))?;
         self.workers.validate().map_err(|e| e.inside("workers"))?;
+        self.mode.validate().map_err(|e| e.inside("mode"))?;
+        let maps = matches!(self.mode, ExecutionMode::Map(_) | ExecutionMode::MapReduce(_));
+        if maps && matches!(self.processor, Processor::Http(_)) {
+            let message = "an http request cannot emit sub-tasks; use shell, python or a handler";
+            return Err(Invalid::new("mode", message));
+        }
         if self.delivery == Delivery::AtMostOnce && self.retry.attempts > 1 {
             let message = "an at_most_once job never starts twice; set it to 1 or use at_least_once";
             return Err(Invalid::new("retry.attempts", message));
@@ -135,6 +138,9 @@ impl JobSpec {
         }
         if !(-100..=100).contains(&self.priority) {
             return Err(Invalid::new("priority", format!("{} is not allowed; -100 to 100", self.priority)));
+        }
+        if !(1..=1000).contains(&self.weight) {
+            return Err(Invalid::new("weight", format!("{} is not allowed; 1 to 1000", self.weight)));
         }
         check_params(&self.params)?;
         let bytes = serde_json::to_vec(self).map(|json| json.len()).unwrap_or(usize::MAX);
@@ -189,6 +195,14 @@ pub struct ScheduleState {
     pub last_fire: Option<Timestamp>,
     /// Fire times that passed without an instance since the trigger was saved.
     pub missed: u64,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn is_one(number: &u32) -> bool {
+    *number == 1
 }
 
 fn yes() -> bool {

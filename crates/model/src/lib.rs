@@ -13,11 +13,13 @@ pub mod instance;
 pub mod invalid;
 pub mod job;
 pub mod limits;
+pub mod mode;
 #[cfg(feature = "openapi")]
 mod openapi;
 pub mod policy;
 pub mod processor;
 pub mod snapshot;
+pub mod task;
 pub mod time;
 pub mod token;
 pub mod trigger;
@@ -25,4 +27,5 @@ pub mod worker;
 
 pub use id::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, SessionId, TokenId};
 pub use invalid::Invalid;
+pub use task::{AttemptKey, TaskId, TaskKey};
 pub use time::Timestamp;

@@ -8,8 +8,20 @@ pub const NAME_CHARS: usize = 128;
 pub const DEFINITION_BYTES: usize = 256 * 1024;
 /// Bytes of the parameters of one instance as JSON.
 pub const PARAMS_BYTES: usize = 64 * 1024;
-/// Bytes of the result of one task.
+/// Bytes of the result of an instance.
 pub const RESULT_BYTES: usize = 64 * 1024;
+/// Bytes of the result of one task of an instance with many.
+pub const TASK_RESULT_BYTES: usize = 1024 * 1024;
+/// Bytes of the input of one sub-task.
+pub const TASK_INPUT_BYTES: usize = 256 * 1024;
+/// Bytes of the name of one sub-task.
+pub const TASK_NAME_BYTES: usize = 256;
+/// Tasks of one instance.
+pub const TASKS: u64 = 100_000_000;
+/// Shards of one instance.
+pub const SHARDS: u32 = 10_000;
+/// Workers that the frozen list of a broadcast may have.
+pub const TARGETS: usize = 10_000;
 /// Bytes of the message kept with an ended row; longer ones are cut.
 pub const MESSAGE_BYTES: usize = 4 * 1024;
 /// Bytes of an idempotency key.

@@ -49,8 +49,8 @@ macro_rules! word_schema {
 word_schema!(InstanceState, TaskState, Origin, StopCause);
 
 macro_rules! object_or_text_schema {
-    ($($name:ident, $description:literal;)+) => {$(
-        impl PartialSchema for crate::processor::$name {
+    ($($path:path, $name:ident, $description:literal;)+) => {$(
+        impl PartialSchema for $path {
             fn schema() -> RefOr<Schema> {
                 ObjectBuilder::new()
                     .schema_type(utoipa::openapi::schema::SchemaType::from_iter([Type::String, Type::Object]))
@@ -59,13 +59,23 @@ macro_rules! object_or_text_schema {
             }
         }
 
-        impl ToSchema for crate::processor::$name {}
+        impl ToSchema for $path {
+            fn name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+        }
     )+};
 }
 
 object_or_text_schema! {
-    Script, "The script's text, or an object: script, interpreter, args, env, stdin, directory, success_codes, run_as.";
-    Handler, "The handler's name, or an object: name, config.";
+    crate::processor::Script, Script, "The script's text, or an object: script, interpreter, args, env, stdin, directory, success_codes, run_as.";
+    crate::processor::Handler, Handler, "The handler's name, or an object: name, config.";
+    crate::mode::ExecutionMode, ExecutionMode, "`standalone`, `broadcast`, `map`, `map_reduce`, or an object with one mode and its settings: `{ sharded: 8 }`, `{ broadcast: { pre, post, success, rerun_on_same_worker, rerun_within, include_late_joiners, task_timeout } }`, `{ map: { per_worker, max_workers, tolerate, fail_fast, task_timeout } }`.";
+    crate::mode::BroadcastSuccess, BroadcastSuccess, "`all`, `any`, `post`, or `{ at_least: 2 }`, `{ at_least: 50% }`.";
+    crate::mode::Share, Share, "A number (5) or a share (2.5%).";
+    crate::worker::LabelRule, LabelRule, "A label's value, or an object with one rule: `{ in: [a, b] }`, `{ not_in: [a] }`, `{ exists: true }`.";
+    crate::worker::Bytes, Bytes, "Bytes as a number, or with a unit: 512MiB, 4GiB.";
+    crate::worker::Strategy, Strategy, "`least_loaded`, `round_robin`, `random`, `first`, or `{ sticky_hash: customer }` with the name of a parameter.";
 }
 
 impl PartialSchema for crate::policy::Backoff {

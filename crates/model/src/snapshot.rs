@@ -6,6 +6,7 @@ use crate::app::App;
 use crate::id::{InstanceId, JobId, PartitionId, Revision};
 use crate::instance::Instance;
 use crate::job::{Job, JobSpec};
+use crate::task::{Fanout, Task};
 
 /// A partition as the store has it.
 #[derive(Clone, Debug)]
@@ -20,6 +21,10 @@ pub struct Snapshot {
     pub revisions: Vec<(JobId, Revision, Arc<JobSpec>)>,
     /// Instances that have not ended, in order of id.
     pub instances: Vec<Instance>,
+    /// How far those of them are that have many tasks.
+    pub fanouts: Vec<Fanout>,
+    /// Their tasks that are under way ([`Task::is_under_way`]); the others are read when there is room for them.
+    pub tasks: Vec<Task>,
     /// Active instances whose row or definition could not be read, and why; the owner ends them as quarantined.
     pub broken: Vec<(InstanceId, String)>,
 }

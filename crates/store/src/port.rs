@@ -5,11 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use pendula_model::app::App;
 use pendula_model::change::{Change, Gap};
-use pendula_model::instance::{Instance, InstanceState, PastAttempt};
+use pendula_model::instance::{Instance, InstanceState, PastAttempt, TaskState};
 use pendula_model::job::{Job, JobSpec};
 use pendula_model::snapshot::Snapshot;
+use pendula_model::task::{Fanout, Task};
 use pendula_model::token::Token;
-use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, Timestamp, TokenId};
+use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, TaskId, Timestamp, TokenId};
 
 /// Why the store did not do as asked. Variants follow what the caller does next.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -77,6 +78,20 @@ pub struct InstanceFilter {
     pub limit: usize,
 }
 
+/// Which tasks of one instance to list, in order of id.
+#[derive(Clone, Debug)]
+pub struct TaskFilter {
+    pub instance: InstanceId,
+    /// Any of these; empty means all. Of an ended instance what still waited or ran counts as `stopped`, because it
+    /// never will.
+    pub states: Vec<TaskState>,
+    /// Only names that contain this, ignoring ASCII case.
+    pub name_contains: Option<String>,
+    /// Only those from this id on: the cursor.
+    pub from: TaskId,
+    pub limit: usize,
+}
+
 /// How much is in the store, for metrics and `doctor`. Cheap: no full scans.
 #[derive(Clone, Debug, Default)]
 pub struct StoreStatus {
@@ -123,6 +138,15 @@ pub trait Store: Send + Sync + 'static {
     /// Undeleted only.
     async fn job_by_name(&self, app: AppId, name: &str) -> Result<Option<Job>, StoreError>;
     async fn instance_by_idempotency_key(&self, app: AppId, key: &str) -> Result<Option<InstanceId>, StoreError>;
+    /// Tasks of an instance from `from` on that wait and were never placed nor are bound to a worker, in order of id: at
+    /// most `limit`, and no more once they hold `bytes` ([`Task::bytes`]), but one if there is one.
+    async fn tasks_waiting(
+        &self,
+        instance: InstanceId,
+        from: TaskId,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Vec<Task>, StoreError>;
 
     // --- listings, for the API -------------------------------------------------------------------------------------
 
@@ -140,8 +164,25 @@ pub trait Store: Send + Sync + 'static {
     async fn job_gaps(&self, id: JobId, limit: usize) -> Result<Vec<Gap>, StoreError>;
     async fn instances(&self, filter: InstanceFilter) -> Result<Page<Instance>, StoreError>;
     async fn instance(&self, id: InstanceId) -> Result<Option<Instance>, StoreError>;
-    /// Tries that were followed by another, oldest first.
-    async fn past_attempts(&self, id: InstanceId) -> Result<Vec<PastAttempt>, StoreError>;
+    /// Tries of one task that were followed by another, oldest first.
+    async fn past_attempts(&self, id: InstanceId, task: TaskId) -> Result<Vec<PastAttempt>, StoreError>;
+    /// How far an instance with many tasks is; none for a standalone one.
+    async fn fanout(&self, id: InstanceId) -> Result<Option<Fanout>, StoreError>;
+    /// The same for many, in any order; standalone ones are left out.
+    async fn fanouts(&self, ids: Vec<InstanceId>) -> Result<Vec<Fanout>, StoreError>;
+    /// In order of id; `more` as of all listings. Inputs and results are left out (`None`): see [`Store::task`].
+    async fn tasks(&self, filter: TaskFilter) -> Result<Page<Task>, StoreError>;
+    /// One task with all that belongs to it.
+    async fn task(&self, instance: InstanceId, id: TaskId) -> Result<Option<Task>, StoreError>;
+    /// Tasks proper ([`TaskRole::is_counted`](pendula_model::task::TaskRole::is_counted)) from `from` on that ended, with
+    /// their results, in order of id: at most `limit`, and no more once they hold `bytes`, but one if there is one.
+    async fn task_results(
+        &self,
+        instance: InstanceId,
+        from: TaskId,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Vec<Task>, StoreError>;
 
     // --- access ----------------------------------------------------------------------------------------------------
 

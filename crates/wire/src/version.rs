@@ -7,8 +7,9 @@ pub const PROTOCOL_MIN: u32 = 1;
 /// Newest version that this code speaks.
 pub const PROTOCOL_MAX: u32 = 1;
 
-/// Names of what only some peers of the same protocol version can do. Version 1 itself needs none.
-pub const CAPABILITIES: &[&str] = &[];
+/// Names of what only some peers of the same protocol version can do. `tasks`: instances with many tasks, that is `role`
+/// and what follows it in a dispatch, maps and results. A peer without it gets whole instances only.
+pub const CAPABILITIES: &[&str] = &[pendula_model::worker::TASKS];
 
 /// Two peers without a version in common. The session ends with `FAILED_PRECONDITION` and this text; work that the
 /// worker runs is not failed for it.
