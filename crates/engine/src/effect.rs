@@ -130,6 +130,9 @@ pub enum Refusal {
     /// `cancel` of what a worker already has.
     #[error("the instance is {0}: a worker has it; use stop")]
     AlreadyStarted(InstanceState),
+    /// What was asked to be tried again cannot be.
+    #[error("nothing can be tried again: {0}")]
+    NoRetry(&'static str),
     /// What is stored of it makes no sense.
     #[error("what is stored of it cannot be read: {0}")]
     Unreadable(String),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use pendula_model::instance::{Payload, Reason};
 use pendula_model::job::{Job, JobSpec};
-use pendula_model::worker::{HostMetrics, WorkerInfo};
 use pendula_model::task::{Fanout, Task};
+use pendula_model::worker::{HostMetrics, WorkerInfo};
 use pendula_model::{AppId, AttemptKey, InstanceId, JobId, SessionId, TaskId, Timestamp};
 
 use crate::effect::ReplyTo;
@@ -174,7 +174,11 @@ pub enum Need {
     Fanout(InstanceId),
     /// Tasks that ended without success: those named, or all (at most 10,000) when none is named. `asked` tells questions
     /// apart, because the answer to an older one may be outdated.
-    UnsuccessfulTasks { instance: InstanceId, tasks: Vec<TaskId>, asked: u64 },
+    UnsuccessfulTasks {
+        instance: InstanceId,
+        tasks: Vec<TaskId>,
+        asked: u64,
+    },
 }
 
 /// The answer to a [`Need`].

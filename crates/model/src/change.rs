@@ -55,8 +55,8 @@ pub enum Change {
     /// `at`, as if never tried. `count` of them, or the change is refused.
     TasksCopied { from: InstanceId, to: InstanceId, at: Timestamp, count: u64 },
     /// A task moved; expects `version - 1`. Does not touch what was given with it (role, parent, name, input), nor
-    /// `target` unless it was bound to another process of the same worker. It may have ended before only if it waits
-    /// again now, which is a user's retry.
+    /// `target` unless it was bound to another process of the same worker. It may have ended before only if it has
+    /// not ended now, which is a user's retry.
     TaskUpdated(Box<Task>),
 }
 

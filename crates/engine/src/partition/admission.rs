@@ -7,6 +7,7 @@ use std::time::Duration;
 use pendula_model::change::Change;
 use pendula_model::instance::{Instance, InstanceState, Origin, Reason, StopCause};
 use pendula_model::policy::Overflow;
+use pendula_model::task::Fanout;
 use pendula_model::{InstanceId, JobId, Timestamp};
 
 use super::Partition;
@@ -25,6 +26,8 @@ pub(super) struct NewInstance {
     pub params: Option<Arc<str>>,
     pub idempotency_key: Option<Arc<str>>,
     pub rerun_of: Option<InstanceId>,
+    /// What it repeats, when it repeats only what did not succeed.
+    pub base: Option<Fanout>,
     pub priority: Option<i8>,
 }
 
@@ -103,7 +106,10 @@ impl Partition {
             definition,
             place: Place::Delayed,
             dirty: Dirty::New,
+            listed: false,
             timer: None,
+            hold_until: None,
+            spread: None,
             session: None,
             sequence: 0,
             sent_at: self.now,
@@ -123,7 +129,10 @@ impl Partition {
         }
         let admitted = !delayed && active.place != Place::Queued;
         self.instances.insert(id, active);
-        self.touched.push(id);
+        self.list(id);
+        if let Some(base) = new.base {
+            self.begin_again(id, &base);
+        }
         if admitted {
             self.make_ready(id);
         }
@@ -257,7 +266,7 @@ impl Partition {
         }
         let unbegun = |id: &InstanceId| {
             let active = &self.instances[id];
-            active.place == Place::Ready && active.row.attempt == 0
+            active.place == Place::Ready && active.row.attempt == 0 && active.spread.is_none()
         };
         let unbegun: Vec<_> = entry.admitted.iter().copied().filter(unbegun).collect();
         for id in unbegun {
@@ -273,14 +282,19 @@ impl Partition {
 
     /// Puts an admitted instance among those that wait for a slot.
     pub(super) fn make_ready(&mut self, id: InstanceId) {
+        let now = self.now;
         let active = self.instances.get_mut(&id).expect("the caller has it");
         active.place = Place::Ready;
-        let (app, class, key) = (active.row.app, active.definition.class, active.queue_key());
-        if let Some(class) = self.apps.get_mut(&app).and_then(|entry| entry.classes.get_mut(&class)) {
-            class.ready.insert(key);
+        let (app, class, item) = (active.row.app, active.definition.class, active.item());
+        if active.has_tasks() {
+            self.to_begin.push(id);
+        } else if let Some(entry) = self.apps.get_mut(&app)
+            && let Some(class) = entry.classes.get_mut(&class)
+        {
+            class.ready.insert(now, entry.fair, item);
+            self.made_ready.push(id);
         }
         self.pumpable.insert(app);
-        self.made_ready.push(id);
         self.rearm(id);
     }
 
@@ -302,13 +316,16 @@ impl Partition {
 
     /// Takes an instance out of whatever it waits in.
     pub(super) fn leave_queues(&mut self, id: InstanceId) {
+        let now = self.now;
         let active = &self.instances[&id];
         let (job, app, class, key, place) =
             (active.row.job, active.row.app, active.definition.class, active.queue_key(), active.place);
+        let item = active.item();
         if place == Place::Ready
+            && !active.has_tasks()
             && let Some(class) = self.apps.get_mut(&app).and_then(|entry| entry.classes.get_mut(&class))
         {
-            class.ready.remove(&key);
+            class.ready.remove(now, item);
         }
         if let Some(entry) = self.jobs.get_mut(&job) {
             match place {

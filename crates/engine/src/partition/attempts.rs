@@ -6,7 +6,7 @@ use std::time::Duration;
 use pendula_model::change::Change;
 use pendula_model::instance::{InstanceState, Origin, PastAttempt, Payload, Reason, StopCause, TaskState};
 use pendula_model::policy::Delivery;
-use pendula_model::{InstanceId, SessionId, Timestamp, limits};
+use pendula_model::{AttemptKey, InstanceId, SessionId, TaskId, TaskKey, Timestamp, limits};
 
 use super::Partition;
 use super::state::{Active, Place};
@@ -16,36 +16,41 @@ use crate::input::{Outcome, Report, ReportEvent};
 use crate::lifecycle::{AttemptEnd, Event, Step, step};
 
 /// What a worker has, after its own grace, to confirm a stop.
-const CONFIRM_MARGIN: Duration = Duration::from_secs(10);
+pub(super) const CONFIRM_MARGIN: Duration = Duration::from_secs(10);
 /// A worker that had no room, or not the processor, is given this time before the instance is offered again.
-const REJECTED_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const REJECTED_PAUSE: Duration = Duration::from_secs(1);
 
 impl Partition {
     pub(super) fn on_reported(&mut self, session: SessionId, reports: Vec<Report>, out: &mut Output) {
         let Some(known) = self.sessions.get_mut(&session) else { return };
         known.last_heard = self.now;
         for report in reports {
-            let Report { instance, attempt, event } = report;
-            let ours = self
-                .instances
-                .get(&instance)
-                .is_some_and(|active| active.session == Some(session) && active.row.attempt == attempt);
+            let Report { attempt, event } = report;
+            let key = attempt.key();
+            let ours = self.is_with(attempt, session);
             match event {
                 ReportEvent::Ended { outcome, message, result, started_at } => {
-                    if ours {
-                        self.on_ended(instance, outcome, message, result, started_at, out);
+                    if ours && self.has_spread(key) {
+                        self.task_ended(key, outcome, message, result, started_at, out);
+                    } else if ours {
+                        self.on_ended(attempt.instance, outcome, message, result, started_at, out);
                     }
                     // Old news is acknowledged too, or it would be told for ever.
-                    out.effects.push(Effect::Ack { session, instance, attempt });
+                    out.effects.push(Effect::Ack { session, attempt });
                 }
-                ReportEvent::Started { started_at } if ours => self.on_started(instance, started_at),
+                ReportEvent::Started { started_at } if ours => self.held_started(key, started_at),
                 ReportEvent::Progress { per_mille, message } if ours => {
-                    let active = self.instances.get_mut(&instance).expect("it is ours");
-                    active.progress = Some((per_mille.min(1000), message));
+                    let progress = Some((per_mille.min(1000), message));
+                    let active = self.instances.get_mut(&attempt.instance).expect("it is ours");
+                    match active.spread.as_mut().map(|spread| spread.live.get_mut(&attempt.task)) {
+                        None => active.progress = progress,
+                        Some(Some(task)) => task.progress = progress,
+                        Some(None) => {}
+                    }
                 }
                 ReportEvent::Started { .. } | ReportEvent::Progress { .. } => {
                     let grace = Duration::ZERO;
-                    out.effects.push(Effect::Stop { session, instance, attempt, grace, abandon: true });
+                    out.effects.push(Effect::Stop { session, attempt, grace, abandon: true });
                 }
             }
         }
@@ -141,6 +146,7 @@ impl Partition {
         let row = &self.instances[&id].row;
         out.changes.push(Change::AttemptEnded(PastAttempt {
             instance: id,
+            task: TaskId::ROOT,
             attempt,
             state,
             worker: row.worker.clone(),
@@ -210,7 +216,11 @@ impl Partition {
         }
         self.touch(id);
         self.observe(Observation::StopRequested { instance: id, cause }, out);
-        self.send_stop(id, out);
+        if self.instances[&id].spread.is_none() {
+            self.send_stop(id, out);
+        } else if !self.stop_spread(id, out) {
+            self.settle_stop(id, true, out);
+        }
     }
 
     pub(super) fn send_stop(&mut self, id: InstanceId, out: &mut Output) {
@@ -218,23 +228,32 @@ impl Partition {
         let active = self.instances.get_mut(&id).expect("the caller has it");
         let Some(session) = active.session else { return };
         active.sent_at = now;
-        let (attempt, grace) = (active.row.attempt, active.definition.spec.stop_grace());
-        out.effects.push(Effect::Stop { session, instance: id, attempt, grace, abandon: false });
+        let (attempt, grace) = (AttemptKey::root(id, active.row.attempt), active.definition.spec.stop_grace());
+        out.effects.push(Effect::Stop { session, attempt, grace, abandon: false });
     }
 
     /// The worker confirmed that it stopped, or never will.
     pub(super) fn settle_stop(&mut self, id: InstanceId, confirmed: bool, out: &mut Output) {
+        if !confirmed {
+            self.give_up_placed(id, out);
+        }
         let active = self.instances.get_mut(&id).expect("the caller has it");
         let cause = active.row.stop_cause.unwrap_or(StopCause::User);
         if !confirmed {
-            active.row.message = Some("the worker did not confirm the stop; it may still be running there".into());
+            if cause != StopCause::Failure {
+                active.row.message = Some("the worker did not confirm the stop; it may still be running there".into());
+            }
             if let Some(session) = active.session {
                 // If it comes to its senses, it shall not go on.
-                let (instance, attempt) = (id, active.row.attempt);
-                out.effects.push(Effect::Stop { session, instance, attempt, grace: Duration::ZERO, abandon: true });
+                let attempt = AttemptKey::root(id, active.row.attempt);
+                out.effects.push(Effect::Stop { session, attempt, grace: Duration::ZERO, abandon: true });
             }
         }
         match cause {
+            StopCause::Failure => {
+                let reason = active.row.reason.clone().unwrap_or(Reason::FAILED);
+                self.end(id, InstanceState::Failed, Some(reason), out);
+            }
             StopCause::Timeout => {
                 if confirmed {
                     let limit = active.definition.spec.timeout.unwrap_or_default();
@@ -242,6 +261,9 @@ impl Partition {
                     active.row.message = Some(format!("ran longer than its timeout of {limit}").into());
                 }
                 active.row.result = None;
+                if active.spread.is_some() {
+                    return self.end(id, InstanceState::Failed, Some(Reason::TIMEOUT), out);
+                }
                 self.attempt_over(id, AttemptEnd::Failed, Reason::TIMEOUT, false, out);
             }
             StopCause::User | StopCause::Replaced => {
@@ -266,6 +288,11 @@ impl Partition {
                 if expired && step(InstanceState::Waiting, active.ever_started(), Event::Expire) != Step::OldNews {
                     active.row.message = Some("no worker took it in time".into());
                     return self.end(id, InstanceState::Failed, Some(Reason::EXPIRED), out);
+                }
+                if active.hold_until.is_some_and(|until| until <= now) {
+                    active.hold_until = None;
+                    self.to_begin.push(id);
+                    return self.rearm(id);
                 }
                 match active.place {
                     Place::Delayed if active.row.due_at <= now => self.on_due(id, out),
@@ -297,6 +324,9 @@ impl Partition {
     /// The end. Nothing moves the instance after this.
     pub(super) fn end(&mut self, id: InstanceId, state: InstanceState, reason: Option<Reason>, out: &mut Output) {
         debug_assert!(state.is_ended());
+        if self.instances.get(&id).is_some_and(|active| active.spread.is_some()) {
+            self.clear_spread(id, out);
+        }
         self.leave_queues(id);
         self.release_slot(id);
         let active = self.instances.remove(&id).expect("an instance ends once");
@@ -335,17 +365,21 @@ impl Partition {
     /// The worker's slot is free again, as far as we are concerned.
     fn release_slot(&mut self, id: InstanceId) {
         let Some(active) = self.instances.get_mut(&id) else { return };
+        let key = TaskKey::root(id);
+        if active.spread.is_some() {
+            return;
+        }
         if let Some(session) = active.session.take().and_then(|session| self.sessions.get_mut(&session)) {
-            session.held.remove(&id);
+            session.held.remove(&key);
             self.pumpable.insert(session.app);
         } else if let Some(worker) = active.row.worker.clone()
             && let Some(away) = self.away.get_mut(&(active.row.app, worker))
         {
-            away.held.remove(&id);
+            away.held.remove(&key);
         }
     }
 }
 
-fn cut(text: &str) -> Arc<str> {
+pub(super) fn cut(text: &str) -> Arc<str> {
     limits::cut(text, limits::MESSAGE_BYTES).into()
 }

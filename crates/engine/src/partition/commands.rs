@@ -7,14 +7,16 @@ use pendula_model::change::Change;
 use pendula_model::instance::{InstanceState, Origin, Reason, StopCause};
 use pendula_model::job::{Job, JobSpec, ScheduleState, check_params};
 use pendula_model::limits;
-use pendula_model::{AppId, InstanceId, JobId, Revision};
+use pendula_model::mode::ExecutionMode;
+use pendula_model::task::Fanout;
+use pendula_model::{AppId, InstanceId, JobId, Revision, TaskId};
 use pendula_schedule::Plan;
 
 use super::Partition;
 use super::admission::NewInstance;
 use super::state::{AppEntry, JobEntry};
 use crate::effect::{Effect, Refusal, Reply, ReplyTo};
-use crate::input::{Command, RunRequest};
+use crate::input::{Command, Fact, Need, RunRequest};
 use crate::lifecycle::Event;
 use crate::{Output, lifecycle};
 
@@ -37,7 +39,8 @@ impl Partition {
             Command::InstanceStop { instance } => self.instance_end_by_user(instance, Event::Stop, out),
             Command::WorkerDrain { app, worker } => self.worker_drain(app, &worker, out),
             Command::WorkerList { app } => Ok(Reply::Workers(self.worker_list(app))),
-            Command::InstanceExplain { instance } => self.explain(instance).map(Reply::Explanation),
+            Command::TasksRetry { instance, tasks } => self.retry_tasks(instance, &tasks),
+            Command::InstanceExplain { instance, task } => self.explain(instance, task).map(Reply::Explanation),
         };
         let reply = result.unwrap_or_else(Reply::Refused);
         self.reply(reply_to, reply, out);
@@ -231,7 +234,7 @@ impl Partition {
     }
 
     fn job_run(&mut self, run: RunRequest, out: &mut Output) -> Result<Reply, Refusal> {
-        let RunRequest { app, job, params, due_at, idempotency_key, rerun_of, priority } = run;
+        let RunRequest { app, job, params, due_at, idempotency_key, rerun_of, only_unsuccessful, priority } = run;
         if let Some(key) = &idempotency_key {
             if key.is_empty() || key.len() > limits::IDEMPOTENCY_KEY_BYTES {
                 let message = format!("1 to {} bytes", limits::IDEMPOTENCY_KEY_BYTES);
@@ -258,7 +261,12 @@ impl Partition {
         if self.instances.len() >= self.settings.max_active {
             return Err(Refusal::Overloaded(self.settings.max_active));
         }
+        let base = match rerun_of.filter(|_| only_unsuccessful) {
+            Some(base) => Some(self.base(base, &entry.job.spec.mode)?),
+            None => None,
+        };
         let new = NewInstance {
+            base,
             job: entry.job.id,
             origin: if rerun_of.is_some() { Origin::Rerun } else { Origin::Api },
             fire_time: None,
@@ -274,6 +282,35 @@ impl Partition {
             self.keys.insert((app, key), Some(id));
         }
         Ok(Reply::Instance { id, created: true })
+    }
+
+    /// What an instance came to that is to be repeated where it did not succeed.
+    fn base(&self, id: InstanceId, mode: &ExecutionMode) -> Result<Fanout, Refusal> {
+        let Some(Fact::Fanout { fanout: Some((base, ended)), .. }) = self.answers.get(&Need::Fanout(id)) else {
+            return Err(Refusal::NoRetry("it has no tasks; run all of it again"));
+        };
+        if !ended {
+            return Err(Refusal::NoRetry("it has not ended; retry its tasks"));
+        }
+        if matches!(mode, ExecutionMode::Standalone | ExecutionMode::Broadcast(_)) {
+            return Err(Refusal::NoRetry(
+                "only tasks of a map or of shards can be repeated alone; run all of it again",
+            ));
+        }
+        let has_last = matches!(mode, ExecutionMode::MapReduce(_));
+        if base.counts.succeeded == base.counts.total && !has_last {
+            return Err(Refusal::NoRetry("all of its tasks succeeded"));
+        }
+        Ok(base.clone())
+    }
+
+    fn retry_tasks(&mut self, id: InstanceId, tasks: &[TaskId]) -> Result<Reply, Refusal> {
+        let need = self.unsuccessful(id, tasks);
+        let found = match self.answers.get(&need) {
+            Some(Fact::Tasks { tasks, .. }) => tasks.clone(),
+            _ => Vec::new(),
+        };
+        self.tasks_retry(id, found)
     }
 
     fn instance_end_by_user(&mut self, id: InstanceId, event: Event, out: &mut Output) -> Result<Reply, Refusal> {

@@ -74,6 +74,7 @@ impl Partition {
                 params: None,
                 idempotency_key: None,
                 rerun_of: None,
+                base: None,
                 priority: None,
             };
             self.create_instance(new, out);

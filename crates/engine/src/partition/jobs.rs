@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use pendula_model::job::{Job, JobSpec};
-use pendula_model::{JobId, Revision};
+use pendula_model::{InstanceId, JobId, Revision, TaskId};
 use pendula_schedule::Plan;
 
 use super::Partition;
@@ -29,13 +29,27 @@ impl Partition {
             Command::JobEnable { app, name: job, .. } | Command::JobDelete { app, name: job } => name(*app, job),
             Command::JobRun(run) => {
                 let RunRequest { app, job, idempotency_key, .. } = &**run;
-                name(*app, job).or_else(|| {
+                let idempotency = || {
                     let key = (*app, idempotency_key.clone()?);
                     if self.keys.contains_key(&key) { None } else { Some(Need::Idempotency(key.0, key.1)) }
-                })
+                };
+                let base = || {
+                    let need = Need::Fanout(run.rerun_of.filter(|_| run.only_unsuccessful)?);
+                    (!self.answers.contains_key(&need)).then_some(need)
+                };
+                name(*app, job).or_else(idempotency).or_else(base)
+            }
+            Command::TasksRetry { instance, tasks } => {
+                let need = self.unsuccessful(*instance, tasks);
+                (self.instances.contains_key(instance) && !self.answers.contains_key(&need)).then_some(need)
             }
             _ => None,
         }
+    }
+
+    /// The question for tasks that ended without success.
+    pub(super) fn unsuccessful(&self, instance: InstanceId, tasks: &[TaskId]) -> Need {
+        Need::UnsuccessfulTasks { instance, tasks: tasks.to_vec(), asked: self.retries_of(instance) }
     }
 
     pub(super) fn park(&mut self, need: Need, command: Command, reply_to: ReplyTo, out: &mut Output) {
@@ -66,6 +80,11 @@ impl Partition {
                     }
                     need
                 }
+                Fact::Fanout { ref need, .. } | Fact::Tasks { ref need, .. } => {
+                    let need = need.clone();
+                    self.answers.insert(need.clone(), fact);
+                    need
+                }
                 Fact::Unreadable { need, why } => {
                     for (_, reply_to) in self.parked.remove(&need).unwrap_or_default() {
                         self.reply(reply_to, Reply::Refused(Refusal::Unreadable(why.clone())), out);
@@ -76,6 +95,7 @@ impl Partition {
             for (command, reply_to) in self.parked.remove(&need).unwrap_or_default() {
                 self.on_command(command, reply_to, out);
             }
+            self.answers.remove(&need);
         }
     }
 

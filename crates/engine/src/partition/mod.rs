@@ -5,23 +5,34 @@
 //! | [`commands`] | what users ask for: apps, jobs, runs, stops |
 //! | [`jobs`] | the cache of definitions, and parking what needs one from the store |
 //! | [`firing`] | triggers: the look-ahead window, fires, misfires |
-//! | [`admission`] | concurrency limits and the ready queues |
-//! | [`dispatch`] | which worker, and why |
-//! | [`attempts`] | reports, retries, stops, ends |
+//! | [`admission`] | concurrency limits |
+//! | [`ready`] | who is next: priority, aging, fair shares |
+//! | [`dispatch`], [`choice`] | who gets a free slot, and which worker's, and why |
+//! | [`attempts`] | reports, retries, stops, ends of instances |
+//! | [`fanout`] | instances with many tasks: how they begin, their phases, how they end |
+//! | [`tasks`] | one task of those: placed, ended, lost, tried again |
+//! | [`mapping`] | sub-tasks that tasks emit, and retries that users ask for |
+//! | [`spread`] | what is in memory of them |
 //! | [`sessions`] | workers that come, speak and go |
 //! | [`restore`] | a new owner's first state |
 //! | [`explain`] | why an instance waits or where it runs |
 
 mod admission;
 mod attempts;
+mod choice;
 mod commands;
 mod dispatch;
 mod explain;
+mod fanout;
 mod firing;
 mod jobs;
+mod mapping;
+mod ready;
 mod restore;
 mod sessions;
+mod spread;
 mod state;
+mod tasks;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -30,10 +41,10 @@ use std::time::Duration;
 use pendula_model::change::Change;
 use pendula_model::id::IdSequence;
 use pendula_model::worker::WorkerRef;
-use pendula_model::{AppId, InstanceId, JobId, PartitionId, SessionId, Timestamp};
+use pendula_model::{AppId, InstanceId, JobId, PartitionId, SessionId, TaskKey, Timestamp};
 
 use crate::effect::{Effect, Observation, Reply, ReplyTo};
-use crate::input::{Command, Input, Need};
+use crate::input::{Command, Fact, Input, Need};
 use state::{Active, AppEntry, Away, Dirty, JobEntry, Random, Session, Timer, Window};
 
 /// What handling an input led to. The caller drains it, or lets several inputs add to one batch.
@@ -81,6 +92,8 @@ pub struct Gauges {
     /// Of those, the ones that could start now if a worker had a slot.
     pub ready: usize,
     pub placed: usize,
+    /// Tasks with a worker, of instances with many.
+    pub tasks_placed: usize,
     pub sessions: usize,
     pub slots: usize,
     pub jobs_in_memory: usize,
@@ -106,6 +119,8 @@ pub struct Partition {
     keys: HashMap<(AppId, Arc<str>), Option<InstanceId>>,
     /// Commands that wait for something to be read.
     parked: HashMap<Need, Vec<(Command, ReplyTo)>>,
+    /// What was read for the commands that are being carried out now, and is of no use to others.
+    answers: HashMap<Need, Fact>,
 
     instances: HashMap<InstanceId, Active>,
     sessions: BTreeMap<SessionId, Session>,
@@ -118,6 +133,18 @@ pub struct Partition {
     touched: Vec<InstanceId>,
     /// Instances that the current input made ready.
     made_ready: Vec<InstanceId>,
+    /// Instances with many tasks that may go on.
+    to_begin: Vec<InstanceId>,
+    /// Waiting tasks whose worker turned out to be gone.
+    gone_targets: Vec<TaskKey>,
+    /// Broadcasts under way.
+    broadcasts: BTreeSet<InstanceId>,
+    /// Tasks that workers have, of instances with many; and such instances of which a task was ever placed.
+    tasks_placed: usize,
+    spreads_running: usize,
+    /// From when on most workers that come back after a takeover have done so, and when we wait for no more of them.
+    workers_known_at: Timestamp,
+    adopting_until: Timestamp,
     /// Apps in which something became ready or a slot became free.
     pumpable: BTreeSet<AppId>,
 }
@@ -139,6 +166,10 @@ impl Partition {
                 self.on_worker_alive(session, dispatches_seen, &held, metrics, out);
             }
             Input::WorkerDraining { session } => self.on_worker_draining(session),
+            Input::Mapped { session, maps } => self.on_mapped(session, maps, out),
+            Input::TasksLoaded { instance, from, tasks, complete } => {
+                self.on_tasks_loaded(instance, from, tasks, complete, out);
+            }
             Input::Reported { session, reports } => self.on_reported(session, reports, out),
         }
         self.settle(out);
@@ -151,11 +182,13 @@ impl Partition {
 
     pub fn gauges(&self) -> Gauges {
         let held = self.sessions.values().map(|session| session.held.len());
-        let placed = held.chain(self.away.values().map(|away| away.held.len())).sum();
+        let held: usize = held.chain(self.away.values().map(|away| away.held.len())).sum();
+        let placed = held - self.tasks_placed + self.spreads_running;
         Gauges {
             waiting: self.instances.len() - placed,
             ready: self.apps.values().map(AppEntry::ready).sum(),
             placed,
+            tasks_placed: self.tasks_placed,
             sessions: self.sessions.len(),
             slots: self.sessions.values().map(|session| session.info.slots as usize).sum(),
             jobs_in_memory: self.jobs.len(),
@@ -173,6 +206,9 @@ impl Partition {
                 _ => break,
             }
         }
+        while let Some(key) = self.gone_targets.pop() {
+            self.lose_task(key, "its worker is gone", out);
+        }
         self.pump(out);
         self.flush(out);
     }
@@ -182,6 +218,7 @@ impl Partition {
             Timer::Window => self.open_window(out),
             Timer::Trigger(job) => self.on_trigger_due(job, out),
             Timer::Instance(instance) => self.on_instance_timer(instance, out),
+            Timer::Task(task) => self.on_task_timer(task, out),
             Timer::Away(app, worker) => self.on_away_too_long(app, worker, out),
         }
     }
@@ -193,7 +230,14 @@ impl Partition {
             let active = self.instances.get_mut(&id).expect("just listed");
             active.allowance += by;
             active.sent_at = active.sent_at.plus(by);
+            let mut tasks = Vec::new();
+            for task in active.spread.iter_mut().flat_map(|spread| spread.live.values_mut()) {
+                task.allowance += by;
+                task.sent_at = task.sent_at.plus(by);
+                tasks.extend(task.timer.map(|_| task.row.key()));
+            }
             self.rearm(id);
+            tasks.into_iter().for_each(|key| self.rearm_task(key));
         }
         for ((app, worker), away) in &mut self.away {
             let later = away.deadline.plus(by);
@@ -209,6 +253,15 @@ impl Partition {
             && active.dirty == Dirty::Clean
         {
             active.dirty = Dirty::Changed;
+            self.list(id);
+        }
+    }
+
+    /// Marks an instance of which something is to be written: itself, or its tasks.
+    fn list(&mut self, id: InstanceId) {
+        if let Some(active) = self.instances.get_mut(&id)
+            && !std::mem::replace(&mut active.listed, true)
+        {
             self.touched.push(id);
         }
     }
@@ -218,21 +271,30 @@ impl Partition {
     fn flush(&mut self, out: &mut Output) {
         let mut touched = std::mem::take(&mut self.touched);
         for id in touched.drain(..) {
-            let Some(active) = self.instances.get_mut(&id) else { continue };
-            match std::mem::replace(&mut active.dirty, Dirty::Clean) {
-                Dirty::Clean => continue,
-                Dirty::New => {
-                    let instance = Box::new(active.row.clone());
-                    out.changes.push(Change::InstanceInserted { instance, prune_at: None });
-                }
-                Dirty::Changed => {
-                    active.row.version += 1;
-                    out.changes.push(Change::InstanceUpdated(Box::new(active.row.clone())));
-                }
+            if let Some(active) = self.instances.get_mut(&id) {
+                active.listed = false;
+                self.write(id, out);
+                self.rearm(id);
             }
-            self.rearm(id);
         }
         self.touched = touched;
+    }
+
+    /// Writes down what was touched of one instance.
+    fn write(&mut self, id: InstanceId, out: &mut Output) {
+        let Some(active) = self.instances.get_mut(&id) else { return };
+        match std::mem::replace(&mut active.dirty, Dirty::Clean) {
+            Dirty::Clean => {}
+            Dirty::New => {
+                let instance = Box::new(active.row.clone());
+                out.changes.push(Change::InstanceInserted { instance, prune_at: None });
+            }
+            Dirty::Changed => {
+                active.row.version += 1;
+                out.changes.push(Change::InstanceUpdated(Box::new(active.row.clone())));
+            }
+        }
+        self.write_spread(id, out);
     }
 
     fn reply(&self, to: ReplyTo, reply: Reply, out: &mut Output) {

@@ -2,12 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use pendula_model::TaskKey;
 use pendula_model::Timestamp;
 use pendula_model::change::Change;
 use pendula_model::id::IdSequence;
-use pendula_model::instance::Origin;
+use pendula_model::instance::{InstanceState, Origin};
+use pendula_model::mode::ExecutionMode;
 use pendula_model::snapshot::Snapshot;
+use pendula_model::task::{Fanout, Phase, Task};
 
+use super::fanout::{chosen_names, chosen_workers};
+use super::spread::{LiveTask, Spread};
 use super::state::{Active, AppEntry, Away, Dirty, Place, Random, Timer, Window};
 use super::{Output, Partition, Settings};
 use crate::effect::{Effect, Observation};
@@ -19,7 +24,11 @@ impl Partition {
     /// Work that is with a worker keeps running there; it is lost only if its worker does not come back within
     /// [`Settings::adoption_grace`].
     pub fn restore(now: Timestamp, seed: u64, settings: Settings, snapshot: Snapshot, out: &mut Output) -> Self {
-        let Snapshot { partition, last_id, apps, jobs, revisions, instances, broken } = snapshot;
+        let Snapshot { partition, last_id, apps, jobs, revisions, instances, fanouts, tasks, broken } = snapshot;
+        // Nobody can be on the way back to what has just been made.
+        let workers_known_at = if apps.is_empty() { now } else { now.plus(settings.lost_after) };
+        let adopting_until = now.plus(settings.adoption_grace);
+        let mut fanouts: HashMap<_, _> = fanouts.into_iter().map(|fanout| (fanout.instance, fanout)).collect();
         let mut this = Partition {
             id: partition,
             settings,
@@ -31,6 +40,7 @@ impl Partition {
             names: HashMap::new(),
             keys: HashMap::new(),
             parked: HashMap::new(),
+            answers: HashMap::new(),
             instances: HashMap::new(),
             sessions: BTreeMap::new(),
             away: BTreeMap::new(),
@@ -38,6 +48,13 @@ impl Partition {
             window: Window::default(),
             touched: Vec::new(),
             made_ready: Vec::new(),
+            to_begin: Vec::new(),
+            gone_targets: Vec::new(),
+            broadcasts: BTreeSet::new(),
+            tasks_placed: 0,
+            spreads_running: 0,
+            workers_known_at,
+            adopting_until,
             pumpable: BTreeSet::new(),
         };
         for (id, why) in broken {
@@ -80,14 +97,28 @@ impl Partition {
                 definition,
                 place: Place::Delayed,
                 dirty: Dirty::Clean,
+                listed: false,
                 timer: None,
+                hold_until: None,
+                spread: None,
                 session: None,
                 sequence: 0,
                 sent_at: now,
                 allowance: std::time::Duration::ZERO,
                 progress: None,
             };
-            if active.row.state.is_placed() {
+            let fanout = fanouts.remove(&id);
+            let has_begun = fanout.is_some();
+            if let Some(fanout) = fanout {
+                active.spread = Some(Box::new(restored_spread(fanout, now)));
+                let is_broadcast = matches!(active.definition.spec.mode, ExecutionMode::Broadcast(_));
+                this.broadcasts.extend(is_broadcast.then_some(id));
+            }
+            if has_begun && active.row.state.is_placed() {
+                active.place = Place::Placed;
+                entry.admitted.insert(id);
+                this.spreads_running += 1;
+            } else if active.row.state.is_placed() {
                 active.place = Place::Placed;
                 entry.admitted.insert(id);
                 let worker = active.row.worker.clone().expect("the store checks that placed instances have a worker");
@@ -95,9 +126,9 @@ impl Partition {
                 let deadline = now.plus(this.settings.adoption_grace);
                 let away = this.away.entry((app, worker.clone())).or_insert_with(|| {
                     this.timers.insert((deadline, Timer::Away(app, worker)));
-                    Away { held: BTreeSet::new(), deadline, last: None }
+                    Away { deadline, ..Away::default() }
                 });
-                away.held.insert(id);
+                away.held.insert(TaskKey::root(id));
             } else if active.row.attempt > 0 {
                 active.place = Place::BackOff;
                 entry.admitted.insert(id);
@@ -114,6 +145,13 @@ impl Partition {
             }
             this.rearm(id);
         }
+        tasks.into_iter().for_each(|task| this.restore_task(task));
+        let begun: Vec<_> = this.instances.values().filter(|a| a.spread.is_some()).map(|a| a.row.id).collect();
+        for id in begun {
+            // So that more is read when there is room.
+            this.list(id);
+            this.queue_spread(id);
+        }
         let queued: Vec<_> = this.jobs.iter().filter(|(_, entry)| !entry.queue.is_empty()).map(|(id, _)| *id).collect();
         for job in queued {
             this.admit_queued(job);
@@ -122,6 +160,55 @@ impl Partition {
         this.settle(out);
         this
     }
+}
+
+impl Partition {
+    /// A task that is under way.
+    fn restore_task(&mut self, row: Task) {
+        let now = self.now;
+        let key = row.key();
+        let deadline = now.plus(self.settings.adoption_grace);
+        let Some(active) = self.instances.get_mut(&key.instance) else { return };
+        let (app, is_stopping) = (active.row.app, active.row.state == InstanceState::Stopping);
+        let Some(spread) = active.spread.as_mut() else { return };
+        let waits_for = if row.state.is_placed() { row.worker.clone() } else { row.target.clone() };
+        if row.state.is_placed()
+            && let Some(worker) = &row.worker
+        {
+            *spread.on_worker.entry(worker.clone()).or_default() += 1;
+        }
+        let (is_placed, due_at) = (row.state.is_placed(), row.due_at);
+        spread.insert_live(LiveTask::new(row, Dirty::Clean, now));
+        if let Some(worker) = waits_for
+            && (is_placed || !is_stopping)
+        {
+            let away = self.away.entry((app, worker.clone())).or_insert_with(|| {
+                self.timers.insert((deadline, Timer::Away(app, worker)));
+                Away { deadline, ..Away::default() }
+            });
+            if is_placed {
+                away.held.insert(key);
+                self.tasks_placed += 1;
+            } else if due_at <= now {
+                away.bound.insert(key);
+            }
+        }
+        if is_stopping && !is_placed {
+            return;
+        }
+        if !is_placed && due_at <= now { self.ready_task(key) } else { self.rearm_task(key) }
+    }
+}
+
+fn restored_spread(fanout: Fanout, now: Timestamp) -> Spread {
+    let chosen = chosen_workers(fanout.targets.as_deref());
+    let mut spread = Spread::new(fanout, Dirty::Clean, now);
+    spread.unread = (spread.row.next_waiting < spread.row.next_task).then_some(spread.row.next_waiting);
+    spread.joined = chosen_names(&chosen);
+    if spread.row.phase == Phase::Before {
+        spread.frozen = chosen;
+    }
+    spread
 }
 
 /// Jobs that were deleted while instances of theirs were active: their names may belong to others now.

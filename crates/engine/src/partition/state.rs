@@ -8,11 +8,14 @@ use std::time::Duration;
 use pendula_model::app::App;
 use pendula_model::instance::{Instance, InstanceState};
 use pendula_model::job::{Job, JobSpec};
-use pendula_model::worker::{WorkerInfo, WorkerRef, WorkerSelector};
-use pendula_model::{AppId, InstanceId, JobId, Revision, SessionId, Timestamp};
+use pendula_model::worker::{TASKS, WorkerInfo, WorkerRef, WorkerSelector};
+use pendula_model::{AppId, InstanceId, JobId, Revision, SessionId, TaskKey, Timestamp};
 use pendula_schedule::Plan;
 
-/// Order among what waits for the same: priority first, then who was due first.
+use super::ready::{FairClock, Item, ReadyQueue};
+use super::spread::Spread;
+
+/// Order among what waits for a job's limit: priority first, then who was due first.
 pub(super) type QueueKey = (Reverse<i8>, Timestamp, InstanceId);
 
 /// What one moment in the future is for.
@@ -22,6 +25,7 @@ pub(super) enum Timer {
     Window,
     Trigger(JobId),
     Instance(InstanceId),
+    Task(TaskKey),
     /// A worker that is away has been so for too long.
     Away(AppId, WorkerRef),
 }
@@ -32,11 +36,22 @@ pub(super) struct AppEntry {
     /// Ready instances by what they demand of a worker.
     pub classes: BTreeMap<ClassId, Class>,
     pub next_class: u32,
+    /// By which the jobs of the app take turns.
+    pub fair: FairClock,
+    /// Instances with ready tasks that none of the workers with a free slot may take, because of limits of their own.
+    pub gated: BTreeSet<InstanceId>,
 }
 
 impl AppEntry {
     pub fn new(app: App) -> Self {
-        AppEntry { name: app.name.as_str().into(), app, classes: BTreeMap::new(), next_class: 0 }
+        AppEntry {
+            name: app.name.as_str().into(),
+            app,
+            classes: BTreeMap::new(),
+            next_class: 0,
+            fair: FairClock::default(),
+            gated: BTreeSet::new(),
+        }
     }
 
     pub fn ready(&self) -> usize {
@@ -45,10 +60,11 @@ impl AppEntry {
 
     /// The class of a definition, made when it is the first of its kind.
     pub fn class_of(&mut self, spec: &JobSpec) -> ClassId {
-        let known = self
-            .classes
-            .iter()
-            .find(|(_, class)| class.processor == spec.processor.name() && class.selector == spec.workers);
+        let has_tasks = spec.mode.has_tasks();
+        let is_it = |class: &Class| {
+            class.processor == spec.processor.name() && class.selector == spec.workers && class.has_tasks == has_tasks
+        };
+        let known = self.classes.iter().find(|(_, class)| is_it(class));
         if let Some((id, _)) = known {
             return *id;
         }
@@ -57,7 +73,9 @@ impl AppEntry {
         let class = Class {
             processor: spec.processor.name().to_owned(),
             selector: spec.workers.clone(),
-            ready: BTreeSet::new(),
+            has_tasks,
+            ready: ReadyQueue::default(),
+            turn: None,
         };
         self.classes.insert(id, class);
         id
@@ -71,7 +89,10 @@ pub(super) struct ClassId(u32);
 pub(super) struct Class {
     pub processor: String,
     pub selector: WorkerSelector,
-    pub ready: BTreeSet<QueueKey>,
+    pub has_tasks: bool,
+    pub ready: ReadyQueue,
+    /// Whom `round_robin` chose last.
+    pub turn: Option<SessionId>,
 }
 
 impl Class {
@@ -79,6 +100,9 @@ impl Class {
     pub fn mismatch(&self, info: &WorkerInfo) -> Option<String> {
         if !info.processors.contains(&self.processor) {
             return Some(format!("does not offer the processor {}", self.processor));
+        }
+        if self.has_tasks && !info.capabilities.iter().any(|capability| capability == TASKS) {
+            return Some("its version cannot run parts of an instance; upgrade it".to_owned());
         }
         self.selector.mismatch(info)
     }
@@ -148,7 +172,13 @@ pub(super) struct Active {
     pub definition: Arc<Definition>,
     pub place: Place,
     pub dirty: Dirty,
+    /// Whether it stands in the list of what the current input touched.
+    pub listed: bool,
     pub timer: Option<Timestamp>,
+    /// Of a broadcast: not to begin before, because workers may still be on their way back.
+    pub hold_until: Option<Timestamp>,
+    /// Its tasks, once it has begun; none for a standalone instance.
+    pub spread: Option<Box<Spread>>,
     /// The live session of its worker.
     pub session: Option<SessionId>,
     /// The number of the dispatch message, and when it or the latest stop message was sent.
@@ -162,6 +192,16 @@ pub(super) struct Active {
 impl Active {
     pub fn queue_key(&self) -> QueueKey {
         (Reverse(self.row.priority), self.row.due_at, self.row.id)
+    }
+
+    /// As what it stands in the ready queue.
+    pub fn item(&self) -> Item {
+        let Instance { id, job, priority, due_at, .. } = self.row;
+        Item { job, instance: id, priority, due_at }
+    }
+
+    pub fn has_tasks(&self) -> bool {
+        self.definition.spec.mode.has_tasks()
     }
 
     /// Whether an attempt may have begun: what makes it stop rather than be canceled.
@@ -182,7 +222,8 @@ impl Active {
             InstanceState::Waiting => {
                 let expiry = self.row.expires_at.filter(|_| !self.ever_started()).map(|at| at.plus(self.allowance));
                 let due = matches!(self.place, Place::Delayed | Place::BackOff).then_some(self.row.due_at.max(now));
-                [expiry, due].into_iter().flatten().min()
+                let held = self.hold_until.map(|until| until.max(now));
+                [expiry, due, held].into_iter().flatten().min()
             }
             InstanceState::Dispatched | InstanceState::Running => {
                 let timeout = self.definition.spec.timeout?;
@@ -203,7 +244,9 @@ pub(super) struct Session {
     pub last_heard: Timestamp,
     pub draining: bool,
     /// What it has, as far as we know.
-    pub held: BTreeSet<InstanceId>,
+    pub held: BTreeSet<TaskKey>,
+    /// What is bound to it and waits for a slot.
+    pub bound: BTreeSet<TaskKey>,
     /// Dispatch messages sent so far.
     pub sequence: u64,
     /// Which classes it can take, as far as it was asked.
@@ -216,12 +259,17 @@ impl Session {
     }
 }
 
-/// A worker whose connection is gone while it holds work.
+/// A worker whose connection is gone, and which may come back.
+#[derive(Default)]
 pub(super) struct Away {
-    pub held: BTreeSet<InstanceId>,
+    pub held: BTreeSet<TaskKey>,
+    /// What is bound to it and was not given to it yet.
+    pub bound: BTreeSet<TaskKey>,
     pub deadline: Timestamp,
     /// Unknown after a restart of the server.
     pub last: Option<(WorkerInfo, Timestamp, Timestamp)>,
+    /// It said that it takes nothing new before it went.
+    pub draining: bool,
 }
 
 /// Which fires are in memory.

@@ -1,6 +1,7 @@
 //! The job's limit and what happens above it; priorities; placement.
 
 use pendula_engine::input::Outcome;
+use pendula_model::AttemptKey;
 use pendula_model::instance::InstanceState::*;
 use pendula_model::instance::Reason;
 use pendula_model::job::JobSpec;
@@ -142,7 +143,7 @@ fn the_limit_holds_over_a_restart() {
     assert_eq!(script.dispatched(), [], "two are with the first worker");
     assert_eq!(script.rows.values().filter(|row| row.state == Waiting).count(), 2);
     let mut hello = script.hello("w", 1, 10);
-    hello.running = vec![(ids[0], 1), (ids[1], 1)];
+    hello.running = vec![AttemptKey::root(ids[0], 1), AttemptKey::root(ids[1], 1)];
     let worker = script.connect(hello);
     script.end(worker, ids[0], Outcome::Succeeded);
     assert_eq!(script.dispatched().len(), 1);

@@ -5,11 +5,11 @@ use std::time::Duration;
 use pendula_engine::effect::Observation;
 use pendula_engine::input::Outcome;
 use pendula_engine::{Command, Input, Reply};
-use pendula_model::InstanceId;
 use pendula_model::instance::InstanceState::*;
 use pendula_model::instance::{Reason, TaskState};
 use pendula_model::job::JobSpec;
 use pendula_model::policy::{Delivery, Retry};
+use pendula_model::{AttemptKey, InstanceId};
 
 use crate::script::{SECOND, Script, job};
 
@@ -68,7 +68,7 @@ fn a_worker_of_the_same_name_neither_inherits_nor_ends_what_another_process_runs
     let neighbour = script.connect(neighbour);
     assert_eq!((script.state(id), script.attempt(id)), (Dispatched, 1));
     let mut back = script.hello("w", 1, 1);
-    back.running = vec![(id, 1)];
+    back.running = vec![AttemptKey::root(id, 1)];
     let back = script.connect(back);
     script.end(back, id, Outcome::Succeeded);
     assert_eq!((script.state(id), script.attempt(id)), (Succeeded, 1));
@@ -96,8 +96,8 @@ fn a_worker_that_reconnects_goes_on_with_what_it_runs_and_reports_what_it_finish
     script.dispatched();
     script.disconnect(worker);
     let mut hello = script.hello("w", 1, 3);
-    hello.running = vec![(runs, 1), (InstanceId(77), 1)];
-    hello.finished = vec![(finished, 1)];
+    hello.running = vec![AttemptKey::root(runs, 1), AttemptKey::root(InstanceId(77), 1)];
+    hello.finished = vec![AttemptKey::root(finished, 1)];
     let again = script.connect(hello);
     assert_eq!(script.welcomes.last(), Some(&(again, vec![(InstanceId(77), 1)])), "what is not ours is let go");
     assert_eq!((script.state(runs), script.state(finished)), (Running, Dispatched));
@@ -157,7 +157,7 @@ fn s2_3_late_reports_of_a_paused_worker_are_fenced() {
     script.pass(SECOND * 90);
     assert_eq!(script.dispatched().last(), Some(&(other, id, 2)));
     let mut hello = script.hello("paused", 1, 1);
-    hello.running = vec![(id, 1)];
+    hello.running = vec![AttemptKey::root(id, 1)];
     let back = script.connect(hello);
     assert_eq!(script.welcomes.last(), Some(&(back, vec![(id, 1)])));
     script.ended(back, id, 1, Outcome::Succeeded);
@@ -173,7 +173,7 @@ fn a_second_session_of_the_same_process_takes_over_from_the_first() {
     script.apply(job("j"));
     let id = script.run("j");
     let mut hello = script.hello("w", 1, 1);
-    hello.running = vec![(id, 1)];
+    hello.running = vec![AttemptKey::root(id, 1)];
     let second = script.connect(hello);
     assert_eq!(script.closed, [first]);
     script.ended(first, id, 1, Outcome::Succeeded);
@@ -195,7 +195,7 @@ fn dispatches_are_counted_anew_in_each_session() {
     script.started(worker, ids[0], 1);
     script.disconnect(worker);
     let mut hello = script.hello("w", 1, 9);
-    hello.running = vec![(ids[0], 1)];
+    hello.running = vec![AttemptKey::root(ids[0], 1)];
     let again = script.connect(hello);
     // The process lost it, and has seen no dispatch in this session.
     script.alive(again, 0, &[]);
@@ -260,7 +260,7 @@ fn running_work_is_adopted_after_a_restart_and_lost_when_nobody_claims_it() {
     let (kept, lost) = (script.run("j"), script.run("j"));
     script.restart(SECOND * 5);
     let mut hello = script.hello("w", 1, 1);
-    hello.running = vec![(kept, 1)];
+    hello.running = vec![AttemptKey::root(kept, 1)];
     let worker = script.connect(hello);
     script.pass(SECOND * 30);
     assert_eq!((script.state(lost), script.reason(lost)), (Failed, Some(Reason::WORKER_LOST)));

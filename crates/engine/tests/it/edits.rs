@@ -5,6 +5,7 @@ use std::time::Duration;
 use pendula_engine::Command;
 use pendula_engine::effect::Refusal;
 use pendula_engine::input::Outcome;
+use pendula_model::AttemptKey;
 use pendula_model::instance::InstanceState::*;
 use pendula_model::instance::Reason;
 use pendula_model::job::JobSpec;
@@ -23,7 +24,7 @@ fn an_instance_keeps_the_revision_that_it_was_fired_with() {
     script.apply(JobSpec { timeout: Some(SECOND), ..job("j") });
     script.restart(SECOND);
     let mut hello = script.hello("w", 1, 1);
-    hello.running = vec![(first, 1)];
+    hello.running = vec![AttemptKey::root(first, 1)];
     let worker_again = script.connect(hello);
     assert_ne!(worker, worker_again);
     script.pass(SECOND * 40);
@@ -79,7 +80,7 @@ fn a_deleted_job_cancels_what_waits_lets_run_what_runs_and_frees_its_name() {
     assert_eq!(script.apply(job("j")).id, successor.id);
     let running = script.instances(id)[0];
     let mut hello = script.hello("w", 1, 1);
-    hello.running = vec![(running, 1)];
+    hello.running = vec![AttemptKey::root(running, 1)];
     let worker_again = script.connect(hello);
     assert_ne!(worker, worker_again);
     script.end(worker_again, running, Outcome::Succeeded);

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use pendula_engine::input::Outcome;
 use pendula_engine::{Command, Input, Reply, Report, ReportEvent};
+use pendula_model::AttemptKey;
 use pendula_model::job::JobSpec;
 use pendula_model::policy::{Concurrency, Retry};
+use pendula_model::worker::LabelRule;
 
 use crate::script::{SECOND, Script, failed, job};
 
@@ -37,11 +39,11 @@ fn every_place_where_an_instance_can_be_is_explained() {
     let progress = ReportEvent::Progress { per_mille: 500, message: Some("half".into()) };
     script.input(Input::Reported {
         session: worker,
-        reports: vec![Report { instance: first, attempt: 1, event: progress }],
+        reports: vec![Report { attempt: AttemptKey::root(first, 1), event: progress }],
     });
     assert_eq!(script.explain(first)["progress"]["per_mille"], 500);
     script.end(worker, first, failed());
-    assert!(why(&mut script, first).contains("its next attempt is not due before"));
+    assert!(why(&mut script, first).contains("attempt 1 ended (exit_code), and the next is not due before"));
     script.cancel(queued);
     script.stop(first);
     let worker_of_also = script.explain(also);
@@ -54,14 +56,14 @@ fn every_place_where_an_instance_can_be_is_explained() {
 fn each_worker_that_cannot_take_it_is_listed_with_its_reason() {
     let mut script = Script::new();
     let mut spec = job("j");
-    spec.workers.labels = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
+    spec.workers.labels = BTreeMap::from([("zone".to_owned(), LabelRule::Is("a".to_owned()))]);
     script.apply(spec);
     script.worker("nowhere", 1);
     let mut hello = script.hello("elsewhere", 1, 1);
     hello.info.labels = BTreeMap::from([("zone".to_owned(), "b".to_owned())]);
     script.connect(hello);
     let id = script.run("j");
-    assert_eq!(why(&mut script, id), "none of the 2 connected workers may run it");
+    assert_eq!(why(&mut script, id), "none of the 2 connected workers may run it (nowhere: no label zone, wanted a)");
     let explained = script.explain(id);
     let reasons: Vec<_> =
         explained["candidates"].as_array().expect("a list").iter().map(|c| c["rejected"].clone()).collect();

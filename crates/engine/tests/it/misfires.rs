@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pendula_engine::Settings;
 use pendula_engine::input::Outcome;
+use pendula_model::AttemptKey;
 use pendula_model::Timestamp;
 use pendula_model::instance::InstanceState::*;
 use pendula_model::trigger::{Misfire, Trigger};
@@ -114,7 +115,7 @@ fn a_clock_that_went_back_over_a_restart_doubles_nothing() {
     script.now = script.now.minus(SECOND * 35);
     script.restart_with(|_| {});
     let mut hello = script.hello("w", 1, 10);
-    hello.running = running.clone();
+    hello.running = running.iter().map(|(id, attempt)| AttemptKey::root(*id, *attempt)).collect();
     let worker = script.connect(hello);
     for (id, _) in running {
         script.end(worker, id, Outcome::Succeeded);

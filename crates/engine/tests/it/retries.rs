@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pendula_engine::input::Outcome;
+use pendula_model::AttemptKey;
 use pendula_model::instance::InstanceState::*;
 use pendula_model::instance::{Reason, StopCause, TaskState};
 use pendula_model::job::JobSpec;
@@ -159,8 +160,8 @@ fn a_start_that_was_told_after_the_clock_went_back_is_no_reason_to_panic() {
     script.now = script.now.minus(SECOND * 3600);
     script.restart_with(|_| {});
     let mut hello = script.hello("w", 1, 2);
-    hello.running = vec![(running, 1)];
-    hello.finished = vec![(finished, 1)];
+    hello.running = vec![AttemptKey::root(running, 1)];
+    hello.finished = vec![AttemptKey::root(finished, 1)];
     let worker = script.connect(hello);
     assert_eq!(script.state(running), Running);
     let started_at = Some(script.now);

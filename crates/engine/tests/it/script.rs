@@ -8,17 +8,20 @@ use std::time::Duration;
 use pendula_engine::effect::{Observation, Refusal};
 use pendula_engine::input::{Outcome, WorkerHello};
 use pendula_engine::{
-    Command, Dispatch, Effect, Fact, Input, Need, Output, Partition, Reply, ReplyTo, Report, ReportEvent, RunRequest,
-    Settings,
+    Command, Dispatch, Effect, Fact, Input, Mapping, Need, NewTask, Output, Partition, Reply, ReplyTo, Report,
+    ReportEvent, RunRequest, Settings,
 };
 use pendula_model::change::{Change, Gap};
-use pendula_model::instance::{Instance, InstanceState, PastAttempt, Reason};
+use pendula_model::instance::{Instance, InstanceState, PastAttempt, Payload, Reason, TaskState};
 use pendula_model::job::{Job, JobSpec};
 use pendula_model::processor::{Handler, Processor};
 use pendula_model::snapshot::Snapshot;
+use pendula_model::task::{Fanout, Task, TaskRole};
 use pendula_model::trigger::Trigger;
 use pendula_model::worker::{BootId, HostMetrics, WorkerInfo, WorkerRef};
-use pendula_model::{AppId, InstanceId, JobId, PartitionId, Revision, SessionId, Timestamp};
+use pendula_model::{
+    AppId, AttemptKey, InstanceId, JobId, PartitionId, Revision, SessionId, TaskId, TaskKey, Timestamp,
+};
 
 /// A job that a worker from [`Script::worker`] can run.
 pub fn job(name: &str) -> JobSpec {
@@ -49,6 +52,8 @@ pub struct Script {
     pub rows: BTreeMap<InstanceId, Instance>,
     pub gaps: BTreeMap<JobId, Vec<Gap>>,
     pub past: Vec<PastAttempt>,
+    pub fanouts: BTreeMap<InstanceId, Fanout>,
+    pub tasks: BTreeMap<TaskKey, Task>,
     fires: BTreeSet<(JobId, Timestamp)>,
     specs: BTreeMap<(JobId, Revision), Arc<JobSpec>>,
     apps: BTreeMap<AppId, pendula_model::app::App>,
@@ -56,6 +61,12 @@ pub struct Script {
     pub dispatches: Vec<Dispatch>,
     pub stops: Vec<(SessionId, InstanceId, u32, bool)>,
     pub acks: Vec<(InstanceId, u32)>,
+    pub task_stops: Vec<(SessionId, AttemptKey, bool)>,
+    /// Answers to what tasks emitted.
+    pub mapped: Vec<(AttemptKey, Result<u64, String>)>,
+    /// Reads of waiting tasks wait until a script answers them.
+    pub hold_tasks: bool,
+    pub held_tasks: Vec<(InstanceId, TaskId, usize)>,
     pub welcomes: Vec<(SessionId, Vec<(InstanceId, u32)>)>,
     pub closed: Vec<SessionId>,
     pub drains: Vec<SessionId>,
@@ -86,6 +97,8 @@ impl Script {
             jobs: Vec::new(),
             revisions: Vec::new(),
             instances: Vec::new(),
+            fanouts: Vec::new(),
+            tasks: Vec::new(),
             broken: Vec::new(),
         };
         let mut out = Output::default();
@@ -99,12 +112,18 @@ impl Script {
             rows: BTreeMap::new(),
             gaps: BTreeMap::new(),
             past: Vec::new(),
+            fanouts: BTreeMap::new(),
+            tasks: BTreeMap::new(),
             fires: BTreeSet::new(),
             specs: BTreeMap::new(),
             apps: BTreeMap::new(),
             dispatches: Vec::new(),
             stops: Vec::new(),
             acks: Vec::new(),
+            task_stops: Vec::new(),
+            mapped: Vec::new(),
+            hold_tasks: false,
+            held_tasks: Vec::new(),
             welcomes: Vec::new(),
             closed: Vec::new(),
             drains: Vec::new(),
@@ -149,11 +168,22 @@ impl Script {
             match effect {
                 Effect::Reply { to, reply } => drop(self.replies.insert(to.0, reply)),
                 Effect::Dispatch(dispatch) => self.dispatches.push(*dispatch),
-                Effect::Stop { session, instance, attempt, abandon, .. } => {
-                    self.stops.push((session, instance, attempt, abandon));
+                Effect::Stop { session, attempt, abandon, .. } if self.fanouts.contains_key(&attempt.instance) => {
+                    self.task_stops.push((session, attempt, abandon));
                 }
-                Effect::Ack { instance, attempt, .. } => self.acks.push((instance, attempt)),
-                Effect::Welcome { session, abort } => self.welcomes.push((session, abort)),
+                Effect::Stop { session, attempt, abandon, .. } => {
+                    self.stops.push((session, attempt.instance, attempt.attempt, abandon));
+                }
+                Effect::Ack { attempt, .. } => self.acks.push((attempt.instance, attempt.attempt)),
+                Effect::Mapped { attempt, reply, .. } => self.mapped.push((attempt, reply)),
+                Effect::LoadTasks { instance, from, limit, .. } if self.hold_tasks => {
+                    self.held_tasks.push((instance, from, limit));
+                }
+                Effect::LoadTasks { instance, from, limit, .. } => self.answer_tasks(instance, from, limit),
+                Effect::Welcome { session, abort } => {
+                    let abort = abort.into_iter().map(|attempt| (attempt.instance, attempt.attempt)).collect();
+                    self.welcomes.push((session, abort));
+                }
                 Effect::Drain { session } => self.drains.push(session),
                 Effect::Close { session, .. } => self.closed.push(session),
                 Effect::Load(needs) if self.hold_reads => self.held_reads.extend(needs),
@@ -163,6 +193,17 @@ impl Script {
                 Effect::Observed(observation) => self.observed.push(observation),
             }
         }
+    }
+
+    /// Reads waiting tasks, and tells the engine.
+    pub fn answer_tasks(&mut self, instance: InstanceId, from: TaskId, limit: usize) {
+        let waits = |task: &&Task| {
+            let fresh = task.state == TaskState::Waiting && task.attempt == 0 && task.target.is_none();
+            task.instance == instance && task.id >= from && fresh
+        };
+        let tasks: Vec<Task> = self.tasks.values().filter(waits).take(limit).cloned().collect();
+        let complete = tasks.len() < limit;
+        self.input(Input::TasksLoaded { instance, from, tasks, complete });
     }
 
     pub fn answer_schedules(&mut self, until: Timestamp) {
@@ -188,6 +229,17 @@ impl Script {
             Need::Idempotency(app, key) => {
                 let keyed = |row: &&Instance| row.app == *app && row.idempotency_key.as_ref() == Some(key);
                 Fact::Idempotency { instance: self.rows.values().find(keyed).map(|row| row.id), need }
+            }
+            Need::Fanout(id) => {
+                let fanout = self.fanouts.get(id).map(|fanout| (fanout.clone(), self.rows[id].state.is_ended()));
+                Fact::Fanout { fanout, need }
+            }
+            Need::UnsuccessfulTasks { instance, tasks, .. } => {
+                let is_meant = |task: &&Task| {
+                    let unsuccessful = matches!(task.state, TaskState::Failed | TaskState::Lost);
+                    task.instance == *instance && unsuccessful && (tasks.is_empty() || tasks.contains(&task.id))
+                };
+                Fact::Tasks { tasks: self.tasks.values().filter(is_meant).cloned().collect(), need }
             }
         }
     }
@@ -229,6 +281,49 @@ impl Script {
                 }
             }
             Change::AttemptEnded(past) => self.past.push(past.clone()),
+            Change::FanoutInserted(fanout) => {
+                assert!(!self.rows[&fanout.instance].state.is_ended(), "an ended instance gets no tasks");
+                assert!(self.fanouts.insert(fanout.instance, fanout.clone()).is_none(), "it begins once");
+            }
+            Change::FanoutUpdated(fanout) => {
+                let before = self.fanouts.insert(fanout.instance, fanout.clone()).expect("it has begun");
+                assert_eq!(before.version + 1, fanout.version);
+            }
+            Change::TasksInserted(tasks) => {
+                for task in tasks {
+                    assert!(!task.state.is_ended(), "new tasks have not ended: {task:?}");
+                    assert!(self.tasks.insert(task.key(), task.clone()).is_none(), "numbers are new: {task:?}");
+                }
+            }
+            Change::TasksCopied { from, to, at, count } => {
+                let copied = self.tasks.values().filter(|task| {
+                    task.instance == *from && task.role.is_counted() && task.state != TaskState::Succeeded
+                });
+                let copied: Vec<Task> = copied
+                    .map(|task| Task {
+                        input: task.input.clone(),
+                        parent: task.parent,
+                        target: task.target.clone(),
+                        ..Task::new(*to, task.id, task.role, task.name.clone(), *at)
+                    })
+                    .collect();
+                assert_eq!(copied.len() as u64, *count);
+                self.tasks.extend(copied.into_iter().map(|task| (task.key(), task)));
+            }
+            Change::TaskUpdated(task) => {
+                let before = self.tasks.insert(task.key(), (**task).clone()).expect("it exists");
+                assert_eq!(before.version + 1, task.version, "{before:?} became {task:?}");
+                assert!(
+                    !before.state.is_ended() || !task.state.is_ended(),
+                    "only a retry moves what ended: {before:?} became {task:?}"
+                );
+                if let Some(target) = &before.target {
+                    assert_eq!(Some(&target.name), task.target.as_ref().map(|target| &target.name), "bound is bound");
+                    if let Some(worker) = &task.worker {
+                        assert_eq!(Some(worker), task.target.as_ref(), "it ran where it is bound to: {task:?}");
+                    }
+                }
+            }
         }
     }
 
@@ -260,6 +355,13 @@ impl Script {
             apps: self.apps.values().cloned().collect(),
             jobs: used.iter().map(|id| self.jobs[id].clone()).collect(),
             revisions: revisions.collect(),
+            fanouts: instances.iter().filter_map(|row| self.fanouts.get(&row.id)).cloned().collect(),
+            tasks: self
+                .tasks
+                .values()
+                .filter(|task| task.is_under_way() && !self.rows[&task.instance].state.is_ended())
+                .cloned()
+                .collect(),
             instances,
             broken: Vec::new(),
         };
@@ -307,6 +409,7 @@ impl Script {
             due_at: None,
             idempotency_key: None,
             rerun_of: None,
+            only_unsuccessful: false,
             priority: None,
         }
     }
@@ -332,7 +435,7 @@ impl Script {
     }
 
     pub fn explain(&mut self, instance: InstanceId) -> serde_json::Value {
-        match self.command(Command::InstanceExplain { instance }) {
+        match self.command(Command::InstanceExplain { instance, task: None }) {
             Reply::Explanation(text) => serde_json::from_str(&text).expect("an explanation is JSON"),
             other => panic!("{other:?}"),
         }
@@ -351,6 +454,7 @@ impl Script {
                 processors: vec!["a".into()],
                 labels: BTreeMap::new(),
                 slots,
+                capabilities: vec![pendula_model::worker::TASKS.to_owned()],
                 address: String::new(),
                 metrics: HostMetrics::default(),
             },
@@ -376,11 +480,80 @@ impl Script {
     }
 
     pub fn alive(&mut self, session: SessionId, dispatches_seen: u64, held: &[(InstanceId, u32)]) {
-        self.input(Input::WorkerAlive { session, dispatches_seen, held: held.to_vec(), metrics: None });
+        let held = held.iter().map(|(instance, attempt)| AttemptKey::root(*instance, *attempt)).collect();
+        self.input(Input::WorkerAlive { session, dispatches_seen, held, metrics: None });
     }
 
     pub fn report(&mut self, session: SessionId, instance: InstanceId, attempt: u32, event: ReportEvent) {
-        self.input(Input::Reported { session, reports: vec![Report { instance, attempt, event }] });
+        let attempt = AttemptKey::root(instance, attempt);
+        self.input(Input::Reported { session, reports: vec![Report { attempt, event }] });
+    }
+
+    // Tasks of instances with many.
+
+    pub fn explain_task(&mut self, instance: InstanceId, task: u64) -> serde_json::Value {
+        match self.command(Command::InstanceExplain { instance, task: Some(TaskId(task)) }) {
+            Reply::Explanation(text) => serde_json::from_str(&text).expect("an explanation is JSON"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What was dispatched of such instances since the last call, in order.
+    pub fn tasks_dispatched(&mut self) -> Vec<(SessionId, AttemptKey)> {
+        self.dispatches.drain(..).map(|d| (d.session, d.key())).collect()
+    }
+
+    /// The numbers of the tasks that were dispatched to each session since the last call.
+    pub fn numbers_dispatched(&mut self, session: SessionId) -> Vec<u64> {
+        let (ours, others) = self.dispatches.drain(..).partition(|d: &Dispatch| d.session == session);
+        self.dispatches = others;
+        ours.iter().map(|d| d.task.0).collect()
+    }
+
+    pub fn task(&self, instance: InstanceId, task: u64) -> &Task {
+        &self.tasks[&TaskKey { instance, task: TaskId(task) }]
+    }
+
+    pub fn task_states(&self, instance: InstanceId) -> Vec<TaskState> {
+        self.tasks.values().filter(|task| task.instance == instance).map(|task| task.state).collect()
+    }
+
+    pub fn end_task(&mut self, session: SessionId, instance: InstanceId, task: u64, outcome: Outcome) {
+        let attempt = AttemptKey::new(self.task(instance, task).key(), self.task(instance, task).attempt);
+        self.end_attempt(session, attempt, outcome);
+    }
+
+    pub fn end_attempt(&mut self, session: SessionId, attempt: AttemptKey, outcome: Outcome) {
+        let result = (outcome == Outcome::Succeeded).then(|| Payload::json("1"));
+        let event = ReportEvent::Ended { outcome, message: None, result, started_at: None };
+        self.input(Input::Reported { session, reports: vec![Report { attempt, event }] });
+    }
+
+    /// All that was dispatched to anyone succeeds, and what follows from that, until nothing follows. Returns how often
+    /// each role was run.
+    pub fn finish_tasks(&mut self) -> BTreeMap<TaskRole, usize> {
+        let mut roles = BTreeMap::new();
+        while !self.dispatches.is_empty() {
+            for dispatch in std::mem::take(&mut self.dispatches) {
+                let part = dispatch.part.as_ref().expect("a task of an instance with many");
+                *roles.entry(part.role).or_default() += 1;
+                self.end_attempt(dispatch.session, dispatch.key(), Outcome::Succeeded);
+            }
+        }
+        roles
+    }
+
+    /// A running task emits `count` sub-tasks, named by their positions from `first` on.
+    pub fn map(&mut self, session: SessionId, attempt: AttemptKey, first: u64, count: u64) -> Result<u64, String> {
+        let tasks = (first..first + count).map(|position| NewTask {
+            name: position.to_string().into(),
+            input: Some(Arc::new(Payload::json(position.to_string()))),
+        });
+        let mapping = Mapping { attempt, first, tasks: tasks.collect() };
+        self.input(Input::Mapped { session, maps: vec![mapping] });
+        let (answered, reply) = self.mapped.pop().expect("every map is answered");
+        assert_eq!(answered, attempt);
+        reply
     }
 
     pub fn started(&mut self, session: SessionId, instance: InstanceId, attempt: u32) {

@@ -3,6 +3,7 @@
 use pendula_engine::effect::Refusal;
 use pendula_engine::input::Outcome;
 use pendula_engine::{Input, ReportEvent};
+use pendula_model::AttemptKey;
 use pendula_model::instance::InstanceState::*;
 use pendula_model::instance::{Reason, StopCause};
 use pendula_model::job::JobSpec;
@@ -101,7 +102,7 @@ fn a_stop_while_the_worker_is_away_reaches_it_when_it_comes_back() {
     script.stop(id);
     assert_eq!(script.stops, []);
     let mut hello = script.hello("w", 1, 1);
-    hello.running = vec![(id, 1)];
+    hello.running = vec![AttemptKey::root(id, 1)];
     let again = script.connect(hello);
     assert_eq!(script.stops, [(again, id, 1, false)]);
     script.end(again, id, Outcome::Stopped);
@@ -123,7 +124,7 @@ fn a_stop_that_the_worker_never_confirms_is_told_as_such() {
         assert_eq!((script.state(id), script.reason(id)), (Stopped, Some(Reason::STOP_UNCONFIRMED)));
         // It comes back, still running it: it is told to let go.
         let mut hello = script.hello("w", 1, 1);
-        hello.running = vec![(id, 1)];
+        hello.running = vec![AttemptKey::root(id, 1)];
         script.connect(hello);
         assert_eq!(script.welcomes.last().map(|(_, abort)| abort.clone()), Some(vec![(id, 1)]));
     }
@@ -153,7 +154,7 @@ fn o_7_late_reports_in_any_order_do_not_bring_a_stopped_instance_back() {
                 if restarts && position == 2 {
                     script.restart(SECOND);
                     let mut hello = script.hello("w", 1, 1);
-                    hello.running = vec![(id, 1)];
+                    hello.running = vec![AttemptKey::root(id, 1)];
                     worker = script.connect(hello);
                 }
                 let report = &reports[sequence / reports.len().pow(position) % reports.len()];

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pendula_engine::input::Outcome;
 use pendula_engine::{Input, Settings};
+use pendula_model::AttemptKey;
 use pendula_model::instance::InstanceState::*;
 use pendula_model::job::JobSpec;
 use pendula_model::policy::{Concurrency, Overflow};
@@ -66,7 +67,7 @@ fn a_fixed_delay_remains_one_chain_over_disabling_and_restarts() {
     script.restart(SECOND);
     let held: Vec<_> = script.instances(id).into_iter().map(|id| (id, 1)).collect();
     let mut hello = script.hello("w", 1, 9);
-    hello.running = held.clone();
+    hello.running = held.iter().map(|(id, attempt)| AttemptKey::root(*id, *attempt)).collect();
     let worker = script.connect(hello);
     script.end(worker, held[0].0, Outcome::Succeeded);
     script.pass(SECOND * 5);
