@@ -3,7 +3,7 @@
 use jiff::Zoned;
 use jiff::tz::TimeZone;
 use pendula_model::time::Timestamp;
-use pendula_worker::Task;
+use pendula_worker::{Shard, Task, TaskRole};
 use serde_json::{Map, Value};
 
 /// The facts of one attempt, free of the machinery that delivered it.
@@ -19,6 +19,52 @@ pub struct Facts {
     pub created_time: Zoned,
     /// The parameters of the instance.
     pub params: Map<String, Value>,
+    /// Of an instance with many tasks: which one this is.
+    pub part: Option<Part>,
+}
+
+/// One task of an instance with many.
+#[derive(Clone, Debug)]
+pub struct Part {
+    pub role: TaskRole,
+    pub id: u64,
+    /// May be empty.
+    pub name: String,
+    pub input: Option<Input>,
+    pub shard: Option<Shard>,
+}
+
+/// What a task was given by who emitted it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    pub bytes: Vec<u8>,
+    pub content_type: String,
+}
+
+impl Input {
+    /// The input as text, if it is.
+    pub fn text(&self) -> Option<&str> {
+        std::str::from_utf8(&self.bytes).ok()
+    }
+
+    /// The input as JSON, if it says that it is and is.
+    pub fn json(&self) -> Option<Value> {
+        is_json(&self.content_type).then(|| serde_json::from_slice(&self.bytes).ok()).flatten()
+    }
+}
+
+impl Part {
+    fn of(task: &Task) -> Option<Part> {
+        let has_input = !task.input().is_empty() || !task.input_content_type().is_empty();
+        let input = || Input { bytes: task.input().to_vec(), content_type: task.input_content_type().to_owned() };
+        Some(Part {
+            role: task.role()?,
+            id: task.task_id().0,
+            name: task.task_name().to_owned(),
+            input: has_input.then(input),
+            shard: task.shard(),
+        })
+    }
 }
 
 impl Facts {
@@ -39,6 +85,7 @@ impl Facts {
             fire_time: in_zone(task.fire_time(), task.timezone()),
             created_time: in_zone(task.created_at(), task.timezone()),
             params,
+            part: Part::of(task),
         })
     }
 
@@ -59,6 +106,12 @@ pub fn rfc3339(at: &Zoned) -> String {
     at.strftime(pattern).to_string()
 }
 
+/// Whether a content type means JSON.
+pub(crate) fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json") || essence.to_ascii_lowercase().ends_with("+json")
+}
+
 /// A zone that this machine does not know (the server checked the name against its own data) is taken for UTC.
 fn in_zone(at: Timestamp, zone: &str) -> Zoned {
     let zone = if zone.is_empty() { TimeZone::UTC } else { TimeZone::get(zone).unwrap_or(TimeZone::UTC) };
@@ -77,5 +130,6 @@ pub(crate) fn sample(params: Value) -> Facts {
         fire_time: at.clone(),
         created_time: at,
         params,
+        part: None,
     }
 }

@@ -4,7 +4,8 @@ use prost::Message;
 
 /// Bytes of one message that a receiver decodes at most; a longer one ends the session.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
-/// Bytes after which a sender closes a batch. A single entry is far below the difference to [`MAX_MESSAGE_BYTES`].
+/// Bytes after which a sender closes a batch, be it of entries or of what one entry lists. The largest entry is a batch and
+/// one more task result (a mebibyte) long; with a batch before it that is still below [`MAX_MESSAGE_BYTES`].
 pub const BATCH_BYTES: usize = 1024 * 1024;
 /// Entries after which a sender closes a batch, so that the receiver's loop stays responsive.
 pub const BATCH_ENTRIES: usize = 4096;

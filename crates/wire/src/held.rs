@@ -1,6 +1,6 @@
 //! `Held` names one attempt at one task.
 
-use pendula_model::InstanceId;
+use pendula_model::{AttemptKey, InstanceId, TaskId};
 
 use crate::error::WireError;
 use crate::v1::Held;
@@ -8,10 +8,10 @@ use crate::v1::Held;
 impl Held {
     /// An attempt at the root task of `instance`, the only task of a standalone instance.
     pub fn root(instance: InstanceId, attempt: u32) -> Self {
-        Held { instance: instance.0, attempt, task: 0 }
+        AttemptKey::root(instance, attempt).into()
     }
 
-    /// Refuses what names nothing: instances and attempts count from 1.
+    /// Refuses what names nothing: instances and attempts count from 1. Any task may be named; the first one is 0.
     pub fn check(&self) -> Result<(), WireError> {
         if self.instance <= 0 {
             return Err(WireError::new("Held", "instance", format!("{} is no instance", self.instance)));
@@ -23,29 +23,28 @@ impl Held {
     }
 }
 
-impl TryFrom<&Held> for (InstanceId, u32) {
-    type Error = WireError;
-
-    /// # Errors
-    /// When it names nothing, or a task other than the root.
-    fn try_from(held: &Held) -> Result<Self, WireError> {
-        held.check()?;
-        if held.task != 0 {
-            return Err(WireError::new("Held", "task", format!("{} is not the root task", held.task)));
-        }
-        Ok((InstanceId(held.instance), held.attempt))
+impl From<AttemptKey> for Held {
+    fn from(key: AttemptKey) -> Self {
+        Held { instance: key.instance.0, attempt: key.attempt, task: key.task.0 }
     }
 }
 
-/// The instance and attempt that an optional field names.
+impl TryFrom<&Held> for AttemptKey {
+    type Error = WireError;
+
+    /// # Errors
+    /// When it names nothing.
+    fn try_from(held: &Held) -> Result<Self, WireError> {
+        held.check()?;
+        Ok(AttemptKey { instance: InstanceId(held.instance), task: TaskId(held.task), attempt: held.attempt })
+    }
+}
+
+/// The attempt that an optional field names.
 ///
 /// # Errors
 /// As the conversion of [`Held`]; also when the field is absent.
-pub fn required(
-    held: Option<&Held>,
-    message: &'static str,
-    field: &'static str,
-) -> Result<(InstanceId, u32), WireError> {
+pub fn required(held: Option<&Held>, message: &'static str, field: &'static str) -> Result<AttemptKey, WireError> {
     held.ok_or_else(|| WireError::new(message, field, "is missing"))?.try_into()
 }
 
@@ -53,7 +52,7 @@ pub fn required(
 ///
 /// # Errors
 /// As the conversion of [`Held`].
-pub fn all(held: &[Held]) -> Result<Vec<(InstanceId, u32)>, WireError> {
+pub fn all(held: &[Held]) -> Result<Vec<AttemptKey>, WireError> {
     held.iter().map(TryInto::try_into).collect()
 }
 
@@ -64,15 +63,22 @@ mod tests {
     #[test]
     fn what_names_nothing_is_refused() {
         let good = Held::root(InstanceId(7), 2);
-        assert_eq!((&good).try_into(), Ok((InstanceId(7), 2)));
+        assert_eq!((&good).try_into(), Ok(AttemptKey::root(InstanceId(7), 2)));
         for (held, field) in [
             (Held::default(), "instance"),
             (Held { instance: -1, ..good }, "instance"),
             (Held { attempt: 0, ..good }, "attempt"),
-            (Held { task: 3, ..good }, "task"),
         ] {
             assert_eq!(all(&[good, held]).unwrap_err().field, field);
         }
         assert_eq!(required(None, "Report", "task").unwrap_err().to_string(), "Report.task: is missing");
+    }
+
+    #[test]
+    fn any_task_of_an_instance_can_be_named() {
+        for task in [0, 3, u64::MAX] {
+            let key = AttemptKey { instance: InstanceId(7), task: TaskId(task), attempt: 2 };
+            assert_eq!(required(Some(&key.into()), "Report", "task"), Ok(key));
+        }
     }
 }

@@ -8,13 +8,14 @@ use pendula_model::worker::{BootId, HostMetrics, WorkerInfo, WorkerRef};
 
 use crate::error::WireError;
 use crate::v1;
+use crate::version;
 
 /// Characters in a label's key, or in its value.
 const LABEL_CHARS: usize = 256;
 /// Bytes kept of the version of the worker's software.
 const VERSION_BYTES: usize = 128;
 
-/// What a worker says of itself. `address` is where its connection comes from; the message does not tell.
+/// What a worker says of itself; of its capabilities those that we share. `address` is where its connection comes from; the message does not tell.
 ///
 /// # Errors
 /// For a name, processor or label that is not allowed, a zero boot id, and numbers beyond [`pendula_model::limits`].
@@ -54,6 +55,7 @@ pub fn worker_info(hello: &v1::Hello, address: String) -> Result<WorkerInfo, Wir
         processors: processors.into_iter().collect(),
         labels: hello.labels.clone(),
         slots: hello.slots,
+        capabilities: version::shared_capabilities(&hello.capabilities),
         address,
         metrics: hello.metrics.as_ref().map(HostMetrics::from).unwrap_or_default(),
     })
@@ -99,6 +101,7 @@ mod tests {
             boot_id: 7,
             processors: vec!["shell".to_owned(), "shell".to_owned(), "http".to_owned()],
             slots: 16,
+            capabilities: vec!["time_travel".to_owned(), "tasks".to_owned()],
             ..v1::Hello::default()
         }
     }
@@ -108,6 +111,7 @@ mod tests {
         let info = worker_info(&hello(), "10.0.0.1:5".to_owned()).unwrap();
         assert_eq!(info.worker.to_string(), "w1@0000000000000007");
         assert_eq!(info.processors, ["http", "shell"]);
+        assert_eq!(info.capabilities, ["tasks"]);
         assert_eq!(info.metrics, HostMetrics::default());
     }
 

@@ -19,7 +19,9 @@ pub mod error;
 pub mod frame;
 pub mod held;
 pub mod hello;
+pub mod map;
 pub mod report;
+pub mod results;
 pub mod version;
 pub mod welcome;
 

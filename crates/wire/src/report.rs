@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use pendula_model::InstanceId;
 use pendula_model::instance::{Payload, Reason};
-use pendula_model::limits;
+use pendula_model::{AttemptKey, limits};
 
 use crate::error::WireError;
 use crate::held;
@@ -13,10 +12,8 @@ use crate::v1;
 /// News of one attempt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkerReport {
-    /// The instance.
-    pub instance: InstanceId,
-    /// The number of the try, from 1.
-    pub attempt: u32,
+    /// Which one.
+    pub attempt: AttemptKey,
     /// What happened to it.
     pub news: News,
 }
@@ -47,7 +44,8 @@ pub struct End {
     pub outcome: EndedAs,
     /// For people; at most [`limits::MESSAGE_BYTES`].
     pub message: Option<String>,
-    /// What it produced; at most [`limits::RESULT_BYTES`].
+    /// What it produced; at most [`limits::TASK_RESULT_BYTES`]. Whether it is the result of a whole instance, which may be
+    /// [`limits::RESULT_BYTES`] only, is not told here.
     pub result: Option<Payload>,
     /// How long it ran; `None` when it never started.
     pub ran: Option<Duration>,
@@ -86,7 +84,7 @@ impl TryFrom<v1::Report> for WorkerReport {
     /// # Errors
     /// When it names no attempt, tells nothing (or something unknown), has no outcome, or exceeds a limit.
     fn try_from(report: v1::Report) -> Result<Self, WireError> {
-        let (instance, attempt) = held::required(report.task.as_ref(), "Report", "task")?;
+        let attempt = held::required(report.task.as_ref(), "Report", "task")?;
         let news = match report.event {
             None => return Err(WireError::new("Report", "event", "is missing or unknown to this version")),
             Some(v1::report::Event::Started(started)) => {
@@ -101,13 +99,13 @@ impl TryFrom<v1::Report> for WorkerReport {
             }
             Some(v1::report::Event::Ended(ended)) => News::Ended(end(ended)?),
         };
-        Ok(WorkerReport { instance, attempt, news })
+        Ok(WorkerReport { attempt, news })
     }
 }
 
 fn end(ended: v1::Ended) -> Result<End, WireError> {
-    if ended.result.len() > limits::RESULT_BYTES {
-        let why = format!("{} bytes; at most {}", ended.result.len(), limits::RESULT_BYTES);
+    if ended.result.len() > limits::TASK_RESULT_BYTES {
+        let why = format!("{} bytes; at most {}", ended.result.len(), limits::TASK_RESULT_BYTES);
         return Err(WireError::new("Ended", "result", why));
     }
     if ended.result_content_type.len() > limits::MESSAGE_BYTES {
@@ -145,7 +143,7 @@ mod tests {
     use v1::report::Event;
 
     fn read(event: Option<Event>) -> Result<News, WireError> {
-        let task = Some(v1::Held::root(InstanceId(5), 1));
+        let task = Some(v1::Held::root(pendula_model::InstanceId(5), 1));
         WorkerReport::try_from(v1::Report { task, event }).map(|report| report.news)
     }
 
@@ -181,7 +179,7 @@ mod tests {
         assert_eq!(ended(v1::Ended::default()).unwrap_err().field, "outcome");
         let progress = v1::Progress { per_mille: 1001, ..Default::default() };
         assert_eq!(read(Some(Event::Progress(progress))).unwrap_err().field, "per_mille");
-        let result = vec![0; limits::RESULT_BYTES + 1].into();
+        let result = vec![0; limits::TASK_RESULT_BYTES + 1].into();
         assert_eq!(ended(v1::Ended { outcome: 1, result, ..Default::default() }).unwrap_err().field, "result");
     }
 

@@ -17,6 +17,8 @@ pub(crate) enum Event {
     Logged(Arc<TaskState>),
     /// It told how far it is. Said once until the loop has looked.
     Progressed(Arc<TaskState>),
+    /// It asks the server something. Said once until the loop has looked.
+    Asked(Arc<TaskState>),
     /// Its future is gone.
     Ended { held: v1::Held, how: Returned },
 }

@@ -5,31 +5,40 @@
 
 mod attempt;
 mod farewell;
+mod frames;
 mod logs;
+mod questions;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
+use pendula_model::AttemptKey;
 use pendula_model::instance::Reason;
-use pendula_wire::{WireError, v1};
+use pendula_model::worker::TASKS;
+use pendula_wire::map::MapAnswer;
+use pendula_wire::results::PageAnswer;
+use pendula_wire::{WireError, held, v1, version};
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 use v1::{to_server, to_worker};
 
+use crate::asks::{map_refused, results_refused};
 use crate::backoff::Backoff;
 use crate::connection::{Dialer, Failed, Session};
 use crate::event::{Event, Events};
 use crate::host::HostProbe;
-use crate::ledger::{self, Action, AttemptKey, Ledger};
+use crate::ledger::{self, Action, Ledger};
 use crate::log::LogShare;
 use crate::shutdown::Step;
 use crate::task::TaskState;
 use crate::worker::{Settings, Summary, WorkerError};
 use attempt::Live;
 use farewell::Farewell;
+use frames::FRAMES;
 use logs::OpenLogs;
+use questions::Questions;
 
 /// How often the periods of attempts are looked at.
 const SCAN: Duration = Duration::from_millis(100);
@@ -56,8 +65,10 @@ struct Line {
     said_draining: Option<Instant>,
     /// The way out is full: wait for room instead of trying.
     blocked: bool,
-    /// Whose turn it is when both wait: logs, or reports.
-    logs_next: bool,
+    /// Whether the server knows of instances with many tasks.
+    knows_tasks: bool,
+    /// Which of [`FRAMES`] went last.
+    turn: usize,
 }
 
 /// Why the loop woke up.
@@ -91,6 +102,7 @@ pub(crate) struct Hand {
     ledger: Ledger,
     live: HashMap<AttemptKey, Live>,
     logs: OpenLogs,
+    questions: Questions,
     log_share: Arc<LogShare>,
     /// Who told progress since the last scan.
     progressed: Vec<Arc<TaskState>>,
@@ -118,6 +130,7 @@ impl Hand {
             ledger: Ledger::new(settings.hello.slots, settings.timing.clone()),
             live: HashMap::new(),
             logs: OpenLogs::default(),
+            questions: Questions::default(),
             log_share: LogShare::new(settings.log_bytes, settings.log_bytes_total),
             progressed: Vec::new(),
             events,
@@ -261,6 +274,8 @@ impl Hand {
                 self.ledger.release(&held);
             }
         }
+        let knows_tasks = version::shared_capabilities(&welcome.capabilities).iter().any(|name| name == TASKS);
+        self.questions.rewind(self.live.values().map(|live| &live.task));
         self.unauthorized_since = None;
         self.link = Link::Up(Line {
             since: now,
@@ -268,7 +283,8 @@ impl Hand {
             heartbeat_at: now + session.terms.heartbeat,
             said_draining: None,
             blocked: false,
-            logs_next: false,
+            knows_tasks,
+            turn: 0,
             session,
         });
     }
@@ -353,6 +369,23 @@ impl Hand {
                     }
                 }
             }
+            Some(to_worker::Message::Maps(maps)) => {
+                for reply in maps.replies {
+                    match MapAnswer::try_from(reply) {
+                        Ok(answer) => {
+                            if let Some(asks) = self.live.get(&answer.attempt).and_then(|live| live.task.asked()) {
+                                asks.mapped(answer.reply);
+                            }
+                        }
+                        Err(error) => tracing::warn!(%error, "ignored an answer"),
+                    }
+                }
+            }
+            Some(to_worker::Message::Results(results)) => {
+                for page in results.pages {
+                    self.on_page(page);
+                }
+            }
             Some(to_worker::Message::Drain(request)) => {
                 let budget = Some(Duration::from_millis(request.budget_millis)).filter(|budget| !budget.is_zero());
                 tracing::info!(?budget, "the server asks this worker to drain");
@@ -362,6 +395,21 @@ impl Hand {
             // A newer server may say more; what we must understand, it learned from our version.
             None => tracing::debug!("ignored a message unknown to this version"),
         }
+    }
+
+    fn on_page(&mut self, page: v1::ResultPage) {
+        let attempt = match held::required(page.task.as_ref(), "ResultPage", "task") {
+            Ok(attempt) => attempt,
+            Err(error) => return tracing::warn!(%error, "ignored a page of results"),
+        };
+        let Some(asks) = self.live.get(&attempt).and_then(|live| live.task.asked()) else { return };
+        let request = page.request;
+        // A page that makes no sense must not be waited for any longer.
+        let page = match PageAnswer::try_from(page) {
+            Ok(answer) => answer.page.map_err(|why| results_refused(why).without_retry()),
+            Err(error) => Err(results_refused(error.to_string())),
+        };
+        asks.paged(request, page);
     }
 
     fn on_dispatch(&mut self, now: Instant, dispatch: v1::Dispatch) {
@@ -388,10 +436,14 @@ impl Hand {
                     }
                 }
                 Event::Progressed(task) => self.progressed.push(task),
+                Event::Asked(task) => self.questions.asked(task),
                 Event::Ended { held, how } => {
                     let live = self.live.remove(&ledger::key_of(&held));
                     let is_ours = self.ledger.ended(now, &held, how);
                     let Some(live) = live else { continue };
+                    if let Some(asks) = live.task.asked() {
+                        asks.close(map_refused("the task is over"));
+                    }
                     // The log goes first. One without a line is not sent at all.
                     let log_goes_first = live.task.log.finish() && is_ours;
                     if log_goes_first {
@@ -449,6 +501,9 @@ impl Hand {
     /// Moves what is to be said into the session, as much as there is room for.
     fn fill_session(&mut self, now: Instant) {
         let Link::Up(line) = &mut self.link else { return };
+        if !line.knows_tasks {
+            self.questions.refuse();
+        }
         if line.blocked {
             return;
         }
@@ -473,25 +528,15 @@ impl Hand {
                     held: self.ledger.held(),
                 }))
             } else {
-                line.logs_next = !line.logs_next;
-                let first = if line.logs_next { log_frame } else { report_frame };
-                let second = if line.logs_next { report_frame } else { log_frame };
-                first(&mut self.ledger, &mut self.logs, now).or_else(|| second(&mut self.ledger, &mut self.logs, now))
+                line.turn = (line.turn + 1) % FRAMES.len();
+                let (before, after) = FRAMES.split_at(line.turn);
+                let Hand { ledger, logs, questions, .. } = self;
+                after.iter().chain(before).find_map(|frame| frame(ledger, logs, questions, now))
             };
             let Some(message) = message else { return };
             permit.send(v1::ToServer { message: Some(message) });
         }
     }
-}
-
-fn report_frame(ledger: &mut Ledger, _: &mut OpenLogs, now: Instant) -> Option<to_server::Message> {
-    let reports = ledger.take_reports(now);
-    (!reports.is_empty()).then_some(to_server::Message::Reports(v1::Reports { reports }))
-}
-
-fn log_frame(ledger: &mut Ledger, logs: &mut OpenLogs, _: Instant) -> Option<to_server::Message> {
-    let chunks = logs.take_chunks(|flushed| ledger.release(flushed));
-    (!chunks.is_empty()).then_some(to_server::Message::Logs(v1::LogChunks { chunks }))
 }
 
 fn named(task: Option<v1::Held>) -> Result<v1::Held, WireError> {

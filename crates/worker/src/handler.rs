@@ -41,8 +41,9 @@ where
 pub struct Output {
     /// For people; cut at [`pendula_model::limits::MESSAGE_BYTES`].
     pub message: Option<String>,
-    /// For whoever asked for the work. Beyond [`pendula_model::limits::RESULT_BYTES`] the attempt fails with reason
-    /// `result_too_large`, because half a result is none.
+    /// For whoever asked for the work. Beyond [`pendula_model::limits::RESULT_BYTES`] (for a task of an instance with many:
+    /// [`pendula_model::limits::TASK_RESULT_BYTES`]) the attempt fails with reason `result_too_large`, because half a result
+    /// is none.
     pub result: Option<Payload>,
 }
 

@@ -15,8 +15,10 @@ mod stopping;
 mod tests;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
+use pendula_model::{AttemptKey, InstanceId, TaskId, TaskKey, limits};
 use pendula_wire::v1;
 
 use crate::event::Returned;
@@ -33,22 +35,14 @@ const UNACKED: usize = 200_000;
 /// Bytes of results and messages that wait for their acknowledgement; beyond, new work is refused.
 const UNACKED_BYTES: usize = 256 * 1024 * 1024;
 
-/// One task of one instance. Of its attempts a worker deals with the newest only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct TaskKey {
-    instance: i64,
-    task: u64,
-}
-
-/// One attempt, as a key.
-pub(crate) type AttemptKey = (TaskKey, u32);
-
+/// The attempt that a checked message names.
 pub(crate) fn key_of(held: &v1::Held) -> AttemptKey {
-    (TaskKey { instance: held.instance, task: held.task }, held.attempt)
+    AttemptKey { instance: InstanceId(held.instance), task: TaskId(held.task), attempt: held.attempt }
 }
 
-fn held_of((key, attempt): AttemptKey) -> v1::Held {
-    v1::Held { instance: key.instance, attempt, task: key.task }
+/// All attempts at one task. Of them a worker deals with the newest only.
+fn attempts_at(key: TaskKey) -> RangeInclusive<AttemptKey> {
+    AttemptKey::new(key, 0)..=AttemptKey::new(key, u32::MAX)
 }
 
 /// What the loop has to do with a handler's future.
@@ -89,6 +83,8 @@ struct Run {
     since: Instant,
     timeout: Option<Duration>,
     grace: Duration,
+    /// Bytes that the result may have.
+    result_bytes: usize,
     stop: Option<Stopping>,
 }
 
@@ -165,50 +161,51 @@ impl Ledger {
     pub(crate) fn dispatched(&mut self, now: Instant, dispatch: v1::Dispatch, refusal: Option<v1::Ended>) {
         self.dispatches_seen = self.dispatches_seen.max(dispatch.sequence);
         let Some(held) = dispatch.task else { return };
-        let (key, attempt) = key_of(&held);
+        let at = key_of(&held);
+        let key = at.key();
         match self.newest(key) {
-            Some(newest) if newest > attempt => return,
-            Some(newest) if newest == attempt => return self.queue_again((key, attempt)),
+            Some(newest) if newest > at.attempt => return,
+            Some(newest) if newest == at.attempt => return self.queue_again(at),
             _ => {}
         }
         // A newer attempt: the server gave up the one before.
         self.abandon_newest(now, key);
         if let Some(refused) = refusal {
-            return self.finish_unstarted(now, (key, attempt), refused);
+            return self.finish_unstarted(now, at, refused);
         }
-        let waits = self.dying.range((key, 0)..=(key, u32::MAX)).next().is_some();
+        let waits = self.dying.range(attempts_at(key)).next().is_some();
         if let Some(rejection) = self.rejection(waits) {
-            return self.finish_unstarted(now, (key, attempt), conclusion::rejected(rejection));
+            return self.finish_unstarted(now, at, conclusion::rejected(rejection));
         }
         let dispatch = Box::new(dispatch);
         if waits {
-            self.entries.insert(key, Entry { attempt, phase: Phase::Waiting(dispatch) });
+            self.entries.insert(key, Entry { attempt: at.attempt, phase: Phase::Waiting(dispatch) });
         } else {
-            self.start(now, (key, attempt), dispatch);
+            self.start(now, at, dispatch);
         }
     }
 
     /// The server wants an attempt to end within `grace`; `abandon` means that it is not ours any more.
     pub(crate) fn stopped(&mut self, now: Instant, held: &v1::Held, grace: Duration, abandon: bool) {
-        let (key, attempt) = key_of(held);
-        if self.entries.get(&key).is_none_or(|entry| entry.attempt != attempt) {
+        let at = key_of(held);
+        if !self.holds(at) {
             return;
         }
         if abandon {
-            self.abandon_newest(now, key);
+            self.abandon_newest(now, at.key());
         } else {
-            self.stop(now, (key, attempt), Cause::Server, grace);
+            self.stop(now, at, Cause::Server, grace);
         }
     }
 
     /// The server has these ends on disk.
     pub(crate) fn acknowledged(&mut self, tasks: &[v1::Held]) {
         for held in tasks {
-            let (key, attempt) = key_of(held);
-            if let Some(Entry { attempt: newest, phase: Phase::Finished(_) }) = self.entries.get(&key)
-                && *newest == attempt
+            let at = key_of(held);
+            if let Some(Entry { attempt, phase: Phase::Finished(_) }) = self.entries.get(&at.key())
+                && *attempt == at.attempt
             {
-                self.forget(key);
+                self.forget(at.key());
             }
         }
     }
@@ -240,21 +237,20 @@ impl Ledger {
     /// A handler's future is gone. Returns whether its end is to be reported, which [`Ledger::release`] does once the
     /// log is on its way.
     pub(crate) fn ended(&mut self, now: Instant, held: &v1::Held, how: Returned) -> bool {
-        let (key, attempt) = key_of(held);
-        if self.dying.remove(&(key, attempt)).is_some() {
-            self.remember((key, attempt));
-            self.start_waiting(now, key);
+        let at = key_of(held);
+        if self.dying.remove(&at).is_some() {
+            self.remember(at);
+            self.start_waiting(now, at.key());
             return false;
         }
-        let Some(entry) = self.entries.get_mut(&key) else { return false };
+        let Some(entry) = self.entries.get_mut(&at.key()) else { return false };
         let Phase::Running(run) = &entry.phase else { return false };
-        if entry.attempt != attempt {
+        if entry.attempt != at.attempt {
             return false;
         }
-        let ran = now.duration_since(run.since);
-        let ended = conclusion::conclude(run.stop.as_ref().map(|stop| stop.cause), run.timeout, ran, how);
+        let ended = conclusion::conclude(run, now.duration_since(run.since), how);
         self.running -= 1;
-        self.finish(now, (key, attempt), ended);
+        self.finish(now, at, ended);
         true
     }
 
@@ -267,12 +263,12 @@ impl Ledger {
             self.enforce_timeouts(now);
         }
         self.advance_stops(now);
-        while let Some((sent_at, key)) = self.sent.front()
+        while let Some((sent_at, at)) = self.sent.front()
             && now.duration_since(*sent_at) >= self.timing.report_again
         {
-            let key = *key;
+            let at = *at;
             self.sent.pop_front();
-            self.queue_again(key);
+            self.queue_again(at);
         }
     }
 
@@ -304,8 +300,8 @@ impl Ledger {
     }
 
     /// Whether this attempt is ours: it runs, or its end waits for an acknowledgement.
-    pub(crate) fn holds(&self, (key, attempt): AttemptKey) -> bool {
-        self.entries.get(&key).is_some_and(|entry| entry.attempt == attempt)
+    pub(crate) fn holds(&self, at: AttemptKey) -> bool {
+        self.entries.get(&at.key()).is_some_and(|entry| entry.attempt == at.attempt)
     }
 
     pub(crate) fn dispatches_seen(&self) -> u64 {
@@ -335,7 +331,7 @@ impl Ledger {
     /// The newest attempt at a task that we know of, in whatever state.
     fn newest(&self, key: TaskKey) -> Option<u32> {
         let entry = self.entries.get(&key).map(|entry| entry.attempt);
-        let dying = self.dying.range((key, 0)..=(key, u32::MAX)).next_back().map(|((_, attempt), _)| *attempt);
+        let dying = self.dying.range(attempts_at(key)).next_back().map(|(at, _)| at.attempt);
         entry.max(self.recent.get(&key).copied()).max(dying)
     }
 
@@ -352,41 +348,43 @@ impl Ledger {
         }
     }
 
-    fn start(&mut self, now: Instant, (key, attempt): AttemptKey, dispatch: Box<v1::Dispatch>) {
+    fn start(&mut self, now: Instant, at: AttemptKey, dispatch: Box<v1::Dispatch>) {
         let timeout = dispatch.timeout_millis;
+        let is_whole = dispatch.role == i32::from(v1::TaskRole::Unspecified);
         let run = Run {
             since: now,
             timeout: (timeout > 0).then(|| Duration::from_millis(timeout)),
             grace: Duration::from_millis(dispatch.stop_grace_millis),
+            result_bytes: if is_whole { limits::RESULT_BYTES } else { limits::TASK_RESULT_BYTES },
             stop: None,
         };
-        self.entries.insert(key, Entry { attempt, phase: Phase::Running(run) });
+        self.entries.insert(at.key(), Entry { attempt: at.attempt, phase: Phase::Running(run) });
         self.running += 1;
-        self.young.push_back((now, (key, attempt)));
+        self.young.push_back((now, at));
         self.actions.push(Action::Start(dispatch));
     }
 
     fn start_waiting(&mut self, now: Instant, key: TaskKey) {
-        let still_waits = self.dying.range((key, 0)..=(key, u32::MAX)).next().is_some();
+        let still_waits = self.dying.range(attempts_at(key)).next().is_some();
         if still_waits || !matches!(self.entries.get(&key), Some(Entry { phase: Phase::Waiting(_), .. })) {
             return;
         }
         if let Some(Entry { attempt, phase: Phase::Waiting(dispatch) }) = self.entries.remove(&key) {
-            self.start(now, (key, attempt), dispatch);
+            self.start(now, AttemptKey::new(key, attempt), dispatch);
         }
     }
 
-    fn finish_unstarted(&mut self, now: Instant, key: AttemptKey, ended: v1::Ended) {
-        self.finish(now, key, ended);
-        self.release(&held_of(key));
+    fn finish_unstarted(&mut self, now: Instant, at: AttemptKey, ended: v1::Ended) {
+        self.finish(now, at, ended);
+        self.release(&at.into());
     }
 
-    fn finish(&mut self, now: Instant, (key, attempt): AttemptKey, ended: v1::Ended) {
+    fn finish(&mut self, now: Instant, at: AttemptKey, ended: v1::Ended) {
         conclusion::count(&mut self.summary, &ended);
         let finished = Finished { ended, at: now, released: false, queued: false };
         self.unacked += 1;
         self.unacked_bytes += finished.bytes();
-        self.entries.insert(key, Entry { attempt, phase: Phase::Finished(finished) });
+        self.entries.insert(at.key(), Entry { attempt: at.attempt, phase: Phase::Finished(finished) });
     }
 
     /// Removes a finished entry.
@@ -394,28 +392,29 @@ impl Ledger {
         if let Some(Entry { attempt, phase: Phase::Finished(finished) }) = self.entries.remove(&key) {
             self.unacked -= 1;
             self.unacked_bytes -= finished.bytes();
-            self.remember((key, attempt));
+            self.remember(AttemptKey::new(key, attempt));
         }
     }
 
-    fn remember(&mut self, (key, attempt): AttemptKey) {
-        let newest = self.recent.entry(key).or_default();
-        *newest = attempt.max(*newest);
-        self.recent_order.push_back((key, attempt));
+    fn remember(&mut self, at: AttemptKey) {
+        let newest = self.recent.entry(at.key()).or_default();
+        *newest = at.attempt.max(*newest);
+        self.recent_order.push_back(at);
         if self.recent_order.len() > RECENT
-            && let Some((key, attempt)) = self.recent_order.pop_front()
-            && self.recent.get(&key) == Some(&attempt)
+            && let Some(oldest) = self.recent_order.pop_front()
+            && self.recent.get(&oldest.key()) == Some(&oldest.attempt)
         {
-            self.recent.remove(&key);
+            self.recent.remove(&oldest.key());
         }
     }
 
-    fn runs(&self, (key, attempt): AttemptKey) -> bool {
-        matches!(self.entries.get(&key), Some(Entry { attempt: newest, phase: Phase::Running(_) }) if *newest == attempt)
+    fn runs(&self, at: AttemptKey) -> bool {
+        let entry = self.entries.get(&at.key());
+        matches!(entry, Some(Entry { attempt, phase: Phase::Running(_) }) if *attempt == at.attempt)
     }
 
     fn held_where(&self, wanted: impl Fn(&Phase) -> bool) -> Vec<v1::Held> {
         let entries = self.entries.iter().filter(|(_, entry)| wanted(&entry.phase));
-        entries.map(|(key, entry)| held_of((*key, entry.attempt))).collect()
+        entries.map(|(key, entry)| AttemptKey::new(*key, entry.attempt).into()).collect()
     }
 }

@@ -1,17 +1,19 @@
 //! One attempt, as its handler sees it.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use pendula_model::{InstanceId, Timestamp, limits};
 use pendula_wire::v1;
 use serde::de::DeserializeOwned;
 
+use crate::asks::Asks;
 use crate::event::{Event, Events};
 use crate::handler::Failure;
 use crate::log::LogWriter;
 use crate::stop::StopSignal;
+use crate::testing::Stage;
 
 /// One attempt at one task: what is to be done, and the way to tell how it goes. Cheap to clone.
 #[derive(Clone)]
@@ -26,7 +28,11 @@ pub(crate) struct TaskState {
     pub(crate) stop: StopSignal,
     pub(crate) log: LogWriter,
     pub(crate) events: Events,
+    /// Who answers questions in the place of a server, in tests of handlers.
+    pub(crate) stage: Option<Box<Stage>>,
     progress: Mutex<ProgressCell>,
+    /// Made for those few tasks that ask something.
+    asks: OnceLock<Box<Asks>>,
 }
 
 /// The latest progress, and whether the loop has yet to take it.
@@ -37,11 +43,27 @@ struct ProgressCell {
 }
 
 impl TaskState {
-    pub(crate) fn new(dispatch: v1::Dispatch, held: v1::Held, log: LogWriter, events: Events) -> Arc<Self> {
-        let (stop, progress) = (StopSignal::default(), Mutex::default());
-        let state = Arc::new(TaskState { dispatch, held, stop, log, events, progress });
+    pub(crate) fn new(
+        dispatch: v1::Dispatch,
+        held: v1::Held,
+        log: LogWriter,
+        events: Events,
+        stage: Option<Box<Stage>>,
+    ) -> Arc<Self> {
+        let (stop, progress, asks) = (StopSignal::default(), Mutex::default(), OnceLock::new());
+        let state = Arc::new(TaskState { dispatch, held, stop, log, events, stage, progress, asks });
         state.log.attach(&state);
         state
+    }
+
+    /// What it asks the server.
+    pub(crate) fn asks(&self) -> &Asks {
+        self.asks.get_or_init(Box::default)
+    }
+
+    /// The same, if it ever asked.
+    pub(crate) fn asked(&self) -> Option<&Asks> {
+        self.asks.get().map(Box::as_ref)
     }
 
     /// The latest progress. The next call of [`Task::progress`] announces itself again.
@@ -53,7 +75,7 @@ impl TaskState {
 }
 
 impl Task {
-    /// The instance that this attempt is for; with [`Task::attempt`] it is a key for idempotent side effects.
+    /// The instance that this attempt is for; with [`Task::task_id`] and [`Task::attempt`] it names the attempt.
     pub fn instance(&self) -> InstanceId {
         InstanceId(self.state.held.instance)
     }
@@ -190,7 +212,7 @@ impl Task {
     }
 }
 
-fn read_json<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Failure> {
+pub(crate) fn read_json<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Failure> {
     let bytes = if bytes.is_empty() { b"null" } else { bytes };
     serde_json::from_slice(bytes).map_err(|error| {
         let reason = pendula_model::instance::Reason::INVALID_DEFINITION;
@@ -202,6 +224,7 @@ impl fmt::Debug for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Task")
             .field("instance", &self.instance())
+            .field("task", &self.task_id().0)
             .field("attempt", &self.attempt())
             .field("processor", &self.processor())
             .finish_non_exhaustive()

@@ -11,23 +11,45 @@
 //! assert_eq!(probe.progress(), Some((500, "half way".to_owned())));
 //! # });
 //! ```
+//!
+//! The parts of an instance with many tasks too, for which the [`Probe`] accepts sub-tasks and shows results:
+//!
+//! ```
+//! use pendula_worker::testing::TestTask;
+//! use pendula_worker::{SubTask, TaskRole};
+//!
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! let (task, probe) = TestTask::new("count").role(TaskRole::Root).build();
+//! task.map((1..=3).map(|n| SubTask::text(format!("part {n}"), n.to_string()))).await.unwrap();
+//! assert_eq!(probe.mapped()[2].input(), b"3");
+//! # });
+//! ```
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pendula_model::{InstanceId, Timestamp};
+use pendula_model::instance::Payload;
+use pendula_model::task::TaskRole;
+use pendula_model::{InstanceId, TaskId, Timestamp};
+use pendula_wire::results::{Page, TaskResult};
 use pendula_wire::v1;
 use tokio::sync::mpsc;
 
 use crate::event::Event;
+use crate::ledger;
 use crate::log::{LogShare, LogWriter};
+use crate::map::SubTask;
 use crate::task::{Task, TaskState};
+
+/// Results in one page, for readers that should see several.
+const PAGE: usize = 100;
 
 /// A task in the making. Starts as the first attempt at instance 1 of job `test` in app `test`, due at 0.
 #[derive(Clone, Debug)]
 pub struct TestTask {
     dispatch: v1::Dispatch,
     held: v1::Held,
+    results: Vec<TaskResult>,
 }
 
 impl TestTask {
@@ -43,7 +65,7 @@ impl TestTask {
             stop_grace_millis: 1000,
             ..v1::Dispatch::default()
         };
-        TestTask { dispatch, held }
+        TestTask { dispatch, held, results: Vec::new() }
     }
 
     /// The processor's settings as JSON text.
@@ -60,8 +82,46 @@ impl TestTask {
 
     /// Which attempt it is at which instance.
     pub fn attempt(mut self, instance: InstanceId, attempt: u32) -> Self {
-        self.held = v1::Held::root(instance, attempt);
+        self.held = v1::Held { task: self.held.task, ..v1::Held::root(instance, attempt) };
         self.dispatch.task = Some(self.held);
+        self
+    }
+
+    /// What the task is for, in an instance with many.
+    pub fn role(mut self, role: TaskRole) -> Self {
+        self.dispatch.role = v1::TaskRole::from(role).into();
+        self
+    }
+
+    /// Its number and name.
+    pub fn task(mut self, id: TaskId, name: impl Into<String>) -> Self {
+        self.held.task = id.0;
+        self.dispatch.task = Some(self.held);
+        self.dispatch.task_name = name.into();
+        self
+    }
+
+    /// What it was given by who emitted it.
+    pub fn input(mut self, input: Payload) -> Self {
+        (self.dispatch.input, self.dispatch.input_content_type) = (input.bytes.into(), input.content_type);
+        self
+    }
+
+    /// Its share of the work, `index` below `total`.
+    pub fn shard(mut self, index: u32, total: u32) -> Self {
+        (self.dispatch.shard_index, self.dispatch.shard_total) = (index, total);
+        self
+    }
+
+    /// Sub-tasks that earlier tries emitted.
+    pub fn emitted(mut self, emitted: u64) -> Self {
+        self.dispatch.emitted = emitted;
+        self
+    }
+
+    /// What [`Task::results`] gives, in order of the tasks' numbers.
+    pub fn results(mut self, results: impl IntoIterator<Item = TaskResult>) -> Self {
+        self.results = results.into_iter().collect();
         self
     }
 
@@ -96,7 +156,8 @@ impl TestTask {
         let (events, received) = mpsc::unbounded_channel();
         // No server acknowledges this log, so it has no bound.
         let log = LogWriter::new(LogShare::new(usize::MAX, usize::MAX));
-        let state = TaskState::new(self.dispatch, self.held, log, events);
+        let stage = Stage { results: self.results, heard: Mutex::default() };
+        let state = TaskState::new(self.dispatch, self.held, log, events, Some(Box::new(stage)));
         let seen = Mutex::new(Seen { events: received, log: String::new(), progress: None });
         (Task { state: state.clone() }, Probe { state, seen })
     }
@@ -145,5 +206,76 @@ impl Probe {
             }
         }
         seen.progress.clone()
+    }
+
+    /// All sub-tasks that the task emitted so far.
+    pub fn mapped(&self) -> Vec<SubTask> {
+        self.stage().hear().mapped.clone()
+    }
+
+    /// Refuses sub-tasks from now on, for this reason.
+    pub fn refuse_maps(&self, why: impl Into<String>) {
+        self.stage().hear().refusal = Some(why.into());
+    }
+
+    /// Leaves the task's questions unanswered until [`Probe::answer`], like a server that is away.
+    pub fn hold_answers(&self) {
+        self.stage().hear().holds = true;
+    }
+
+    /// Answers what was asked since [`Probe::hold_answers`], and from now on at once.
+    pub fn answer(&self) {
+        self.stage().hear().holds = false;
+        self.stage().answer(&self.state);
+    }
+
+    fn stage(&self) -> &Stage {
+        self.state.stage.as_ref().expect("the builder made it")
+    }
+}
+
+/// Answers the questions of a task in the place of a server.
+pub(crate) struct Stage {
+    results: Vec<TaskResult>,
+    heard: Mutex<Heard>,
+}
+
+#[derive(Default)]
+struct Heard {
+    mapped: Vec<SubTask>,
+    refusal: Option<String>,
+    holds: bool,
+}
+
+impl Stage {
+    fn hear(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn answer(&self, task: &TaskState) {
+        let at = ledger::key_of(&task.held);
+        let mut heard = self.hear();
+        if heard.holds {
+            return;
+        }
+        while let Some(request) = task.asks().next_map(at) {
+            let emitted = request.first + request.tasks.len() as u64;
+            let reply = heard.refusal.clone().map_or(Ok(emitted), Err);
+            if reply.is_ok() {
+                heard.mapped.extend(request.tasks.into_iter().map(SubTask::from_wire));
+            }
+            task.asks().mapped(reply);
+        }
+        drop(heard);
+        while let Some(wish) = task.asks().next_page(at) {
+            task.asks().paged(wish.request, Ok(self.page(TaskId(wish.from))));
+        }
+    }
+
+    fn page(&self, from: TaskId) -> Page {
+        let mut wanted = self.results.iter().filter(|result| result.task >= from);
+        let results: Vec<TaskResult> = wanted.by_ref().take(PAGE).cloned().collect();
+        let next = results.last().map_or(from, |last| last.task.next());
+        Page { results, next, end: wanted.next().is_none() }
     }
 }

@@ -206,9 +206,15 @@ impl Partition {
     /// The last task's result and message are the instance's.
     fn take_result(&mut self, ended: &Task) {
         if let Some(active) = self.instances.get_mut(&ended.instance) {
-            let small = |result: &&Arc<pendula_model::instance::Payload>| result.bytes.len() <= limits::RESULT_BYTES;
-            active.row.result = ended.result.as_ref().filter(small).map(|result| (**result).clone());
             active.row.message = ended.message.clone();
+            active.row.result = None;
+            match &ended.result {
+                Some(result) if result.bytes.len() > limits::RESULT_BYTES => {
+                    let text = format!("its result of {} bytes is kept with task {}", result.bytes.len(), ended.id);
+                    active.row.message.get_or_insert_with(|| text.into());
+                }
+                result => active.row.result = result.as_ref().map(|result| (**result).clone()),
+            }
             self.touch(ended.instance);
         }
     }

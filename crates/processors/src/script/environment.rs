@@ -8,13 +8,16 @@ use super::ScriptConfig;
 use super::plan::Program;
 use super::scratch::Scratch;
 use super::user::Account;
-use crate::facts::Facts;
+use crate::facts::{Facts, Input, Part};
 use crate::supervisor::{Launch, SCRATCH_VARIABLE};
 
 /// What a script gets from the worker's own environment.
 const PASSED: [&str; 11] =
     ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SSL_CERT_FILE"];
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Bytes of an input that come as a variable too; the kernel takes twice as much in one.
+const INPUT_BYTES: usize = 64 * 1024;
 
 /// What the supervisor is told.
 pub(super) fn launch(
@@ -34,6 +37,9 @@ pub(super) fn launch(
     environment.insert("PYTHONUNBUFFERED".to_owned(), "1".to_owned());
     environment.extend(program.environment);
     environment.extend(of_attempt(facts));
+    if let Some(part) = &facts.part {
+        environment.extend(of_part(part).into_iter().chain(scratch.exchange(part)).map(owned));
+    }
     environment.extend(program.variables);
     environment.insert("PENDULA_PARAMS_FILE".to_owned(), scratch.params_file());
     environment.insert("PENDULA_RESULT_FILE".to_owned(), scratch.result_file());
@@ -99,10 +105,33 @@ fn of_attempt(facts: &Facts) -> BTreeMap<String, String> {
     environment
 }
 
+/// `PENDULA_TASK_ROLE` and its siblings, for a task of an instance with many.
+fn of_part(part: &Part) -> Vec<(&'static str, String)> {
+    let mut environment = vec![
+        ("PENDULA_TASK_ROLE", part.role.to_string()),
+        ("PENDULA_TASK_ID", part.id.to_string()),
+        ("PENDULA_TASK_NAME", part.name.clone()),
+    ];
+    let input = part.input.as_ref().and_then(Input::text);
+    if let Some(text) = input.filter(|text| text.len() <= INPUT_BYTES && !text.contains('\0')) {
+        environment.push(("PENDULA_TASK_INPUT", text.to_owned()));
+    }
+    if let Some(shard) = part.shard {
+        environment.push(("PENDULA_SHARD_INDEX", shard.index.to_string()));
+        environment.push(("PENDULA_SHARD_TOTAL", shard.total.to_string()));
+    }
+    environment
+}
+
+fn owned((name, value): (&'static str, String)) -> (String, String) {
+    (name.to_owned(), value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::facts::sample;
+    use pendula_worker::{Shard, TaskRole};
     use serde_json::json;
 
     #[test]
@@ -131,5 +160,24 @@ mod tests {
         assert_eq!((get("PENDULA_PARAM_o"), get("PENDULA_PARAM_nul")), (None, None));
         assert_eq!(get("PENDULA_FIRE_TIME"), Some("2026-11-21T02:30:00+08:00"));
         assert_eq!(get("PENDULA_TIMEZONE"), Some("Asia/Shanghai"));
+    }
+    #[test]
+    fn an_input_is_a_variable_if_it_can_be_one() {
+        let input = |bytes: &[u8]| {
+            let input = Some(Input { bytes: bytes.to_vec(), content_type: "a/b".to_owned() });
+            let shard = Some(Shard { index: 2, total: 8 });
+            let part = Part { role: TaskRole::Shard, id: 7, name: "a".to_owned(), input, shard };
+            let environment: BTreeMap<_, _> = of_part(&part).into_iter().collect();
+            assert_eq!(
+                (environment["PENDULA_TASK_ROLE"].as_str(), &*environment["PENDULA_SHARD_INDEX"]),
+                ("shard", "2")
+            );
+            environment.get("PENDULA_TASK_INPUT").map(String::len)
+        };
+        assert_eq!((input("é".as_bytes()), input(b"")), (Some(2), Some(0)));
+        assert_eq!(input(&vec![b'x'; INPUT_BYTES]), Some(INPUT_BYTES));
+        for none in [b"\xff".as_slice(), b"a\0b", &vec![b'x'; INPUT_BYTES + 1]] {
+            assert_eq!(input(none), None);
+        }
     }
 }

@@ -2,14 +2,17 @@
 //!
 //! One attempt: [`plan`] turns definition and facts into a program with its environment (pure), [`scratch`] makes the
 //! directory of the attempt, a supervisor runs the program ([`crate::supervisor`]), [`output`] turns what it prints into
-//! log and results, and [`outcome`] tells how it went.
+//! log and results, and [`outcome`] tells how it went. In an instance with many tasks, `sub_tasks` emits what the script
+//! writes, and `results` lays ready what the others left.
 
 mod environment;
 pub mod outcome;
 pub mod output;
 mod plan;
 mod pump;
+mod results;
 mod scratch;
+mod sub_tasks;
 mod user;
 mod workplace;
 
@@ -20,12 +23,14 @@ use async_trait::async_trait;
 use pendula_model::instance::Reason;
 use pendula_model::processor::Script;
 use pendula_worker::{Failure, Handler, Output, Task};
+use tokio::time::{Instant, sleep_until};
 
 use crate::facts::Facts;
 use crate::supervisor::{self, Command, Report, Supervision};
 use outcome::Ending;
 use pump::Pump;
 use scratch::Scratch;
+use sub_tasks::Emitter;
 use workplace::Workplace;
 
 /// What the worker's owner allows and limits.
@@ -101,18 +106,30 @@ impl Handler for ScriptHandler {
             let launch = environment::launch(program, &facts, user, &scratch, &config);
             std::io::Result::Ok((scratch, launch))
         });
-        let (scratch, launch) = prepared.await.map_err(Failure::from_display)?.map_err(|error| {
+        let (mut scratch, launch) = prepared.await.map_err(Failure::from_display)?.map_err(|error| {
             Failure::new(Reason::FAILED, format!("preparing the directory of the attempt: {error}"))
         })?;
 
+        if let Some(file) = scratch.results.take() {
+            results::write(&task, file).await?;
+        }
+        let mut emitter = scratch.tasks.take().map(|fifo| Emitter::start(fifo, task.clone())).transpose()?;
+
         let (reader, writer) = std::io::pipe()?;
         let pump = Pump::start(reader, task.clone(), self.config.log_bytes)?;
-        let ending = supervise(&task, &self.config, &launch, writer, &pump).await;
+        let ending = supervise(&task, &self.config, &launch, writer, &pump, emitter.as_mut()).await;
+        let emitted = match emitter {
+            Some(emitter) => emitter.finish().await,
+            None => Ok(()),
+        };
         let collected = pump.finish().await;
         let result = scratch.read_result(launch.user.as_ref()).await;
         // Removal may take long where a script left many files.
         tokio::task::spawn_blocking(move || drop(scratch));
-        outcome::judge(ending?, &script.success_codes, collected?, result)
+        // A script that was ended because of its sub-tasks failed for that reason.
+        let ending = ending?;
+        emitted?;
+        outcome::judge(ending, &script.success_codes, collected?, result)
     }
 }
 
@@ -123,6 +140,7 @@ async fn supervise(
     launch: &supervisor::Launch,
     writer: std::io::PipeWriter,
     pump: &Pump,
+    mut emitter: Option<&mut Emitter>,
 ) -> Result<Ending, Failure> {
     let cannot = |message: String| Failure::new(Reason::PROCESSOR_MISSING, message);
     let mut watched = supervisor::start(&config.supervision, launch, writer)
@@ -130,7 +148,15 @@ async fn supervise(
         .map_err(|error| cannot(format!("cannot start `{}`: {error}", launch.command[0])))?;
     let (mut asked, mut forced) = (false, false);
     let mut ending = None;
+    // When a script that was asked to end because its sub-tasks failed is ended by force.
+    let mut patience: Option<Instant> = None;
     loop {
+        let emission_failed = async {
+            match &mut emitter {
+                Some(emitter) => emitter.failed().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             report = watched.next() => match report {
                 Some(Report::Started) => {}
@@ -164,6 +190,18 @@ async fn supervise(
             }
             () = task.killed(), if !forced => {
                 forced = true;
+                watched.command(Command::Kill).await;
+            }
+            failure = emission_failed => {
+                emitter = None;
+                if !asked && !task.is_cancelled() {
+                    pump.note(format!("the script is ended: {}", failure.message)).await;
+                    patience = Some(Instant::now() + task.stop_grace());
+                    watched.command(Command::Terminate).await;
+                }
+            }
+            () = sleep_until(patience.unwrap_or_else(Instant::now)), if patience.is_some() => {
+                patience = None;
                 watched.command(Command::Kill).await;
             }
         }

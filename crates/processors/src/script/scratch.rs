@@ -1,5 +1,6 @@
-//! The directory of one attempt: script, parameters, input, result, and an empty place to work in. Readable by nobody
-//! else, and gone when the attempt has ended.
+//! The directory of one attempt: script, parameters, input, result, and an empty place to work in; for a task of an
+//! instance with many also the FIFO for sub-tasks or the file with results. Readable by nobody else, and gone when the
+//! attempt has ended.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -7,12 +8,12 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use pendula_model::limits;
-use rustix::fs::{Gid, OFlags, Uid};
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 use tempfile::TempDir;
 
 use super::plan::Program;
 use super::user::Account;
-use crate::facts::Facts;
+use crate::facts::{Facts, Part};
 use crate::supervisor::User;
 
 pub(super) struct Scratch {
@@ -20,6 +21,10 @@ pub(super) struct Scratch {
     path_text: String,
     script: &'static str,
     has_stdin: bool,
+    /// For a task that may emit sub-tasks: the FIFO `tasks`, open for reading and writing.
+    pub(super) tasks: Option<File>,
+    /// For a task that may read results: the empty file `results`, open for writing.
+    pub(super) results: Option<File>,
 }
 
 impl Scratch {
@@ -35,12 +40,16 @@ impl Scratch {
             .to_str()
             .ok_or_else(|| io::Error::other("the path of the scratch directory is not UTF-8"))?
             .to_owned();
-        let scratch = Scratch { directory, path_text, script: program.file_name, has_stdin: program.stdin.is_some() };
+        let (script, has_stdin) = (program.file_name, program.stdin.is_some());
+        let mut scratch = Scratch { directory, path_text, script, has_stdin, tasks: None, results: None };
         let owner = account.map(|account| &account.rights);
         scratch.write(program.file_name, &program.text, owner)?;
-        scratch.write("params.json", &facts.params_json(), owner)?;
+        scratch.write("params.json", facts.params_json(), owner)?;
         if let Some(stdin) = &program.stdin {
             scratch.write("stdin", stdin, owner)?;
+        }
+        if let Some(part) = &facts.part {
+            scratch.make_exchange(part, owner)?;
         }
         let work = scratch.work_directory();
         DirBuilder::new().mode(0o700).create(&work)?;
@@ -49,11 +58,31 @@ impl Scratch {
         Ok(scratch)
     }
 
-    fn write(&self, name: &str, text: &str, owner: Option<&User>) -> io::Result<()> {
+    /// What a task of an instance with many gets and gives besides.
+    fn make_exchange(&mut self, part: &Part, owner: Option<&User>) -> io::Result<()> {
+        if let Some(input) = &part.input {
+            self.write("input", &input.bytes, owner)?;
+        }
+        if part.role.may_map() {
+            let path = self.path().join("tasks");
+            rustix::fs::mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR)?;
+            give(&path, owner)?;
+            // Neither end waits for the other: see `super::sub_tasks`.
+            let flags = OFlags::NONBLOCK.bits().cast_signed();
+            self.tasks = Some(OpenOptions::new().read(true).write(true).custom_flags(flags).open(&path)?);
+        }
+        if part.role.may_read_results() {
+            self.results = Some(self.write("results", b"", owner)?);
+        }
+        Ok(())
+    }
+
+    fn write(&self, name: &str, bytes: impl AsRef<[u8]>, owner: Option<&User>) -> io::Result<File> {
         let path = self.path().join(name);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        file.write_all(text.as_bytes())?;
-        give(&path, owner)
+        file.write_all(bytes.as_ref())?;
+        give(&path, owner)?;
+        Ok(file)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -82,6 +111,20 @@ impl Scratch {
 
     pub(super) fn result_file(&self) -> String {
         self.file("result")
+    }
+
+    /// Variables that name what [`Scratch::make_exchange`] made.
+    pub(super) fn exchange(&self, part: &Part) -> Vec<(&'static str, String)> {
+        let has_input = part.input.is_some();
+        [
+            ("PENDULA_TASK_INPUT_FILE", has_input, "input"),
+            ("PENDULA_TASKS", part.role.may_map(), "tasks"),
+            ("PENDULA_RESULTS", part.role.may_read_results(), "results"),
+        ]
+        .into_iter()
+        .filter(|(_, is_there, _)| *is_there)
+        .map(|(variable, _, name)| (variable, self.file(name)))
+        .collect()
     }
 
     fn file(&self, name: &str) -> String {

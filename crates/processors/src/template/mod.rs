@@ -136,7 +136,8 @@ impl JsonPosition {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::sample;
+    use crate::facts::{Input, Part, sample};
+    use pendula_worker::{Shard, TaskRole};
     use serde_json::json;
 
     fn plain(text: &str) -> Result<String, String> {
@@ -222,6 +223,44 @@ mod tests {
         let v = "a b&c=\"d\"/é\r\n";
         let expected = json!({ "s": format!("\"{v}"), "v": v, "n": 5, "o": { "k": [null] }, "j": { "k": [null] } });
         assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn parts_of_an_instance_show_name_input_and_shard() {
+        let part = |input: Option<(&[u8], &str)>| {
+            let input = input.map(|(bytes, kind)| Input { bytes: bytes.to_vec(), content_type: kind.to_owned() });
+            let shard = Some(Shard { index: 1, total: 8 });
+            let part = Part { role: TaskRole::Sub, id: 7, name: "it's".to_owned(), input, shard };
+            Facts { part: Some(part), ..sample(json!({})) }
+        };
+        let write = |text, input, place| expand(text, &part(input), place).map_err(|error| error.to_string());
+        let text = Some((b"a \"b\"".as_slice(), "text/plain"));
+        let object = Some((br#"{"z": "\"", "a": [1]}"#.as_slice(), "application/json; charset=utf-8"));
+        for (template, input, place, expected) in [
+            ("${task.name} ${shard.index}/${shard.total}", None, Place::Plain, "it's 1/8"),
+            ("${task.input}", text, Place::Plain, "a \"b\""),
+            (r#"{"i": ${task.input}, "s": "${task.input}"}"#, text, Place::Json, r#"{"i": "a \"b\"", "s": "a \"b\""}"#),
+            ("${task.input}", object, Place::Json, r#"{"z": "\"", "a": [1]}"#),
+            ("${task.input.z} ${task.input.a.0}", object, Place::Plain, "\" 1"),
+            ("${task.input}", Some((br#""x""#.as_slice(), "application/json")), Place::Plain, "x"),
+            // The root of a map has no input, and the same definition.
+            ("[${task.input}${task.input.z}]", None, Place::Plain, "[]"),
+            ("${task.input | default('-')}", None, Place::Plain, "-"),
+            ("${task.input.none | default('-')}", text, Place::Plain, "-"),
+        ] {
+            assert_eq!(write(template, input, place).as_deref(), Ok(expected), "{template}");
+        }
+        let large = vec![b'x'; 64 * 1024 + 1];
+        for (template, input, message) in [
+            ("${task.input}", Some((b"\xff".as_slice(), "a/b")), "not text"),
+            ("${task.input}", Some((large.as_slice(), "a/b")), "65537 bytes"),
+            ("${task.input.none}", object, "`task.input.none` is not given"),
+            ("${task.role}", object, "`task.role` is not a name"),
+        ] {
+            let error = write(template, input, Place::Plain).expect_err(template);
+            assert!(error.contains(message), "{error}");
+        }
+        assert!(plain("${task.input}").is_err() && plain("${shard.index}").is_err());
     }
 
     #[test]

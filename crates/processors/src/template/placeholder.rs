@@ -2,13 +2,29 @@
 
 use jiff::tz::TimeZone;
 use jiff::{Span, Zoned};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::TemplateError;
 use super::date::Pattern;
-use crate::facts::{Facts, rfc3339};
+use crate::facts::{Facts, Input, Part, rfc3339};
 
-const NAMES: [&str; 7] = ["fire_time", "created_time", "instance", "attempt", "app", "job", "params"];
+const NAMES: [&str; 11] = [
+    "fire_time",
+    "created_time",
+    "instance",
+    "attempt",
+    "app",
+    "job",
+    "params",
+    "task.name",
+    "task.input",
+    "shard.index",
+    "shard.total",
+];
+/// Beginnings of names that lead into a value.
+const PATHS: [&str; 2] = ["params.", "task.input."];
+/// Bytes of an input that a template may write. Larger ones would not fit into the environment of a process.
+const INPUT_BYTES: usize = 64 * 1024;
 /// Filters that one placeholder may chain.
 const FILTERS: usize = 8;
 
@@ -42,7 +58,8 @@ pub(super) struct Rendered {
 }
 
 pub(super) fn unknown(name: &str) -> TemplateError {
-    let known = "fire_time, created_time, instance, attempt, app, job, params.NAME";
+    let known = "fire_time, created_time, instance, attempt, app, job, params.NAME, task.name, task.input, \
+                 shard.index, shard.total";
     if name.is_empty() {
         return TemplateError::new(format!(
             "`${{` must be followed by a name ({known}); write `$${{` for the characters"
@@ -56,7 +73,7 @@ pub(super) fn read(text: &str) -> Result<Found<'_>, TemplateError> {
     let mut reader = Reader { text, at: 2 };
     reader.spaces();
     let name = reader.word();
-    if !NAMES.contains(&name) && !name.starts_with("params.") {
+    if !NAMES.contains(&name) && !PATHS.iter().any(|path| name.starts_with(path)) {
         return Ok(Found::Foreign(name));
     }
     reader.spaces();
@@ -186,13 +203,18 @@ enum Computed {
 impl Placeholder<'_> {
     /// The value that `facts` give it.
     pub(super) fn render(&self, facts: &Facts) -> Result<Rendered, TemplateError> {
-        let mut value = lookup(self.name, facts);
+        let mut value = lookup(self.name, facts)?;
         for filter in &self.filters {
             value = filter.apply(value, self.name)?;
         }
         Ok(match value {
+            // The same definition runs for the root, which has no input.
+            Computed::Missing if self.name.starts_with("task.") && facts.part.as_ref().is_some_and(has_no_input) => {
+                Rendered { text: String::new(), is_json: false }
+            }
             Computed::Missing => {
-                let message = format!("`{}` is not given; give the parameter or add `| default('…')`", self.name);
+                let remedy = if self.name.starts_with("params") { "give the parameter or add" } else { "add" };
+                let message = format!("`{}` is not given; {remedy} `| default('…')`", self.name);
                 return Err(TemplateError::new(message));
             }
             Computed::Json(Value::String(text)) | Computed::Text(text) => Rendered { text, is_json: false },
@@ -234,8 +256,14 @@ impl Filter {
     }
 }
 
-fn lookup(name: &str, facts: &Facts) -> Computed {
-    match name {
+fn has_no_input(part: &Part) -> bool {
+    part.input.is_none()
+}
+
+fn lookup(name: &str, facts: &Facts) -> Result<Computed, TemplateError> {
+    let part = facts.part.as_ref();
+    let shard = part.and_then(|part| part.shard);
+    Ok(match name {
         "fire_time" => Computed::Time(facts.fire_time.clone()),
         "created_time" => Computed::Time(facts.created_time.clone()),
         "instance" => Computed::Text(facts.instance.clone()),
@@ -243,17 +271,57 @@ fn lookup(name: &str, facts: &Facts) -> Computed {
         "app" => Computed::Text(facts.app.clone()),
         "job" => Computed::Text(facts.job.clone()),
         "params" => Computed::Json(Value::Object(facts.params.clone())),
-        _ => {
-            let path = name.strip_prefix("params.").unwrap_or(name);
-            let found = facts.params.get(path).or_else(|| {
-                let (first, rest) = path.split_once('.')?;
-                descend(facts.params.get(first)?, rest)
-            });
-            match found {
-                None | Some(Value::Null) => Computed::Missing,
-                Some(value) => Computed::Json(value.clone()),
+        "task.name" => part.map_or(Computed::Missing, |part| Computed::Text(part.name.clone())),
+        "task.input" => match part.and_then(|part| part.input.as_ref()) {
+            Some(input) => whole(input)?,
+            None => Computed::Missing,
+        },
+        "shard.index" => shard.map_or(Computed::Missing, |shard| Computed::Json(Value::from(shard.index))),
+        "shard.total" => shard.map_or(Computed::Missing, |shard| Computed::Json(Value::from(shard.total))),
+        _ => match name.strip_prefix("task.input.") {
+            Some(path) => found(part.and_then(|part| part.input.as_ref()?.json()).as_ref(), path),
+            None => {
+                let path = name.strip_prefix("params.").unwrap_or(name);
+                found_in(&facts.params, path)
             }
-        }
+        },
+    })
+}
+
+/// The input as it is: JSON as JSON, anything else as text.
+fn whole(input: &Input) -> Result<Computed, TemplateError> {
+    let refuse = |why: String| Err(TemplateError::new(format!("`task.input` {why}; read $PENDULA_TASK_INPUT_FILE")));
+    let Some(text) = input.text() else { return refuse("is not text".to_owned()) };
+    if text.len() > INPUT_BYTES {
+        return refuse(format!("has {} bytes, of which a template may write {INPUT_BYTES}", text.len()));
+    }
+    Ok(match input.json() {
+        None => Computed::Text(text.to_owned()),
+        Some(Value::String(text)) => Computed::Text(text),
+        // As it came: reading and writing would put its keys in another order.
+        Some(_) => Computed::Document(text.to_owned()),
+    })
+}
+
+fn found(value: Option<&Value>, path: &str) -> Computed {
+    match value {
+        Some(Value::Object(map)) => found_in(map, path),
+        Some(value) => given(descend(value, path)),
+        None => Computed::Missing,
+    }
+}
+
+fn found_in(map: &Map<String, Value>, path: &str) -> Computed {
+    given(map.get(path).or_else(|| {
+        let (first, rest) = path.split_once('.')?;
+        descend(map.get(first)?, rest)
+    }))
+}
+
+fn given(value: Option<&Value>) -> Computed {
+    match value {
+        None | Some(Value::Null) => Computed::Missing,
+        Some(value) => Computed::Json(value.clone()),
     }
 }
 

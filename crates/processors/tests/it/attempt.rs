@@ -6,14 +6,15 @@ use std::sync::Arc;
 use pendula_processors::script::{Language, ScriptConfig, ScriptHandler};
 use pendula_processors::supervisor::Supervision;
 use pendula_worker::testing::{Probe, TestTask};
-use pendula_worker::{Failure, Handler, Output};
+use pendula_worker::{Failure, Handler, Output, SubTask};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-/// How an attempt ended, and its log.
+/// How an attempt ended, its log, and the sub-tasks that it emitted.
 pub struct Ended {
     pub outcome: Result<Output, Failure>,
     pub log: String,
+    pub mapped: Vec<SubTask>,
 }
 
 impl Ended {
@@ -52,7 +53,7 @@ pub struct Started {
 impl Started {
     pub async fn end(self) -> Ended {
         let outcome = self.handle.await.expect("the handler does not panic");
-        Ended { outcome, log: self.probe.log_text() }
+        Ended { outcome, log: self.probe.log_text(), mapped: self.probe.mapped() }
     }
 
     /// Drops the handler's future, as the worker does with one that does not end after its grace.
@@ -67,17 +68,25 @@ pub fn supervised() -> ScriptConfig {
     ScriptConfig { supervision: Supervision::Program(program), ..ScriptConfig::default() }
 }
 
-pub fn start(language: Language, config: ScriptConfig, definition: &Value, params: &Value) -> Started {
+/// An attempt at a script, yet to be started.
+pub fn task(definition: &Value, params: &Value) -> TestTask {
     let at = "2026-11-21T02:30:00Z".parse().expect("a valid time");
-    let (task, probe) = TestTask::new("shell")
+    TestTask::new("shell")
         .names("demo", "nightly")
         .fire_time(at, "Europe/Berlin")
         .config(settings(definition).to_string())
         .params(params.to_string())
-        .build();
+}
+
+pub fn start_task(language: Language, config: ScriptConfig, task: TestTask) -> Started {
+    let (task, probe) = task.build();
     let handler = ScriptHandler::new(language, Arc::new(config));
     let handle = tokio::spawn(async move { handler.run(task).await });
     Started { probe, handle }
+}
+
+pub fn start(language: Language, config: ScriptConfig, definition: &Value, params: &Value) -> Started {
+    start_task(language, config, task(definition, params))
 }
 
 pub async fn shell(definition: impl Into<Value>) -> Ended {

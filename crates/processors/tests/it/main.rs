@@ -2,6 +2,7 @@
 
 mod attempt;
 mod http;
+mod mapping;
 mod processes;
 mod scripts;
 mod shell_quoting;

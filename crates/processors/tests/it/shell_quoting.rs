@@ -18,6 +18,7 @@ fn facts(value: &str) -> Facts {
         fire_time: at.clone(),
         created_time: at,
         params,
+        part: None,
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::sync::LazyLock;
 
+use pendula_wire::map::{MapAnswer, WorkerMap};
 use pendula_wire::report::{EndedAs, News, WorkerReport};
+use pendula_wire::results::{self, PageAnswer, PageRequest};
 use pendula_wire::v1::*;
 use pendula_wire::{WireError, hello, version};
 use proptest::prelude::*;
@@ -32,6 +34,16 @@ fn digest(bytes: &[u8]) {
                     let _ = WorkerReport::try_from(report);
                 }
             }
+            to_server::Message::Maps(maps) => {
+                for request in maps.requests {
+                    let _ = WorkerMap::try_from(request);
+                }
+            }
+            to_server::Message::Results(wishes) => {
+                for request in wishes.requests {
+                    let _ = PageRequest::try_from(request);
+                }
+            }
             to_server::Message::Logs(_) | to_server::Message::Draining(_) => {}
         }
     }
@@ -43,6 +55,16 @@ fn digest(bytes: &[u8]) {
             to_worker::Message::Dispatches(dispatches) => {
                 for dispatch in dispatches.dispatches {
                     let _ = (dispatch.held(), dispatch.check());
+                }
+            }
+            to_worker::Message::Maps(maps) => {
+                for reply in maps.replies {
+                    let _ = MapAnswer::try_from(reply);
+                }
+            }
+            to_worker::Message::Results(results) => {
+                for page in results.pages {
+                    let _ = PageAnswer::try_from(page);
                 }
             }
             _ => {}
@@ -88,6 +110,19 @@ fn s1_3_unknown_outcomes_keep_their_number_and_are_never_zero() {
             Report { task: Some(Held { instance: 5, attempt: 1, task: 0 }), event: Some(report::Event::Ended(ended)) };
         let News::Ended(end) = WorkerReport::try_from(report).unwrap().news else { panic!() };
         assert_eq!(end.outcome, EndedAs::Unknown(number as i32));
+    }
+}
+
+#[test]
+fn s1_3_an_unknown_role_is_not_taken_for_another() {
+    for number in [8_u64, 77, i32::MAX as u64] {
+        let dispatch = Dispatch::decode(varint_field(16, number).as_slice()).unwrap();
+        assert_eq!(dispatch.task_role().unwrap_err().field, "role");
+        let processor = "shell".to_owned();
+        assert_eq!(Dispatch { processor, ..dispatch }.check().unwrap_err().field, "role");
+        let result = TaskResult::decode(varint_field(3, number).as_slice()).unwrap();
+        let outcome = results::TaskResult::try_from(result).unwrap().outcome;
+        assert_eq!(outcome, results::TaskOutcome::Unknown(number as i32));
     }
 }
 
@@ -146,7 +181,7 @@ fn s1_8_every_truncation_of_every_example_is_survived() {
         let step = (bytes.len() / 300).max(1);
         for end in (0..bytes.len()).step_by(step) {
             digest(&bytes[..end]);
-            for field in 1..=6 {
+            for field in 1..=8 {
                 digest(&bytes_field(field, &bytes[..end]));
             }
         }
@@ -157,13 +192,13 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(3000) })]
 
     #[test]
-    fn s1_8_random_bytes_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..512), field in 1..7_u32) {
+    fn s1_8_random_bytes_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..512), field in 1..9_u32) {
         digest(&bytes);
         digest(&bytes_field(field, &bytes));
     }
 
     #[test]
-    fn s1_8_damaged_messages_do_no_harm(which in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), to in any::<u8>(), field in 1..7_u32) {
+    fn s1_8_damaged_messages_do_no_harm(which in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), to in any::<u8>(), field in 1..9_u32) {
         let mut bytes = which.get(&EXAMPLES).clone();
         if !bytes.is_empty() {
             let at = at.index(bytes.len());

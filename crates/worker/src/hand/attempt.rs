@@ -21,7 +21,7 @@ pub(super) struct Live {
 
 /// What the loop and the handler will share.
 pub(super) fn task(dispatch: v1::Dispatch, held: v1::Held, share: &Arc<LogShare>, events: &Events) -> Arc<TaskState> {
-    TaskState::new(dispatch, held, LogWriter::new(share.clone()), events.clone())
+    TaskState::new(dispatch, held, LogWriter::new(share.clone()), events.clone(), None)
 }
 
 /// Sets the handler to work. However its future ends, one [`Event::Ended`] follows, after the future is gone.

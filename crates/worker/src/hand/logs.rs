@@ -4,9 +4,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pendula_model::AttemptKey;
 use pendula_wire::{frame, v1};
 
-use crate::ledger::{self, AttemptKey};
+use crate::ledger;
 use crate::task::TaskState;
 
 /// Bytes of log in one frame: less than reports get, so that a flood of lines does not hold them up.

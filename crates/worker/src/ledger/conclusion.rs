@@ -6,17 +6,19 @@ use pendula_model::instance::{Payload, Reason};
 use pendula_model::limits;
 use pendula_wire::{WireError, v1};
 
-use super::Rejection;
 use super::stopping::Cause;
+use super::{Rejection, Run};
 use crate::event::Returned;
 use crate::handler::{Failure, Output};
 use crate::worker::Summary;
 
-/// The end of an attempt that ran. A cause outweighs what the handler returned: after a stop nobody knows whether
+/// The end of an attempt that ran for so long. A cause outweighs what the handler returned: after a stop nobody knows whether
 /// "done" means all of it.
-pub(super) fn conclude(cause: Option<Cause>, timeout: Option<Duration>, ran: Duration, how: Returned) -> v1::Ended {
+pub(super) fn conclude(run: &Run, ran: Duration, how: Returned) -> v1::Ended {
+    let cause = run.stop.as_ref().map(|stop| stop.cause);
+    let failed = |failure| failed(failure, run.result_bytes);
     let mut ended = match how {
-        Returned::Done(Ok(output)) => succeeded(output),
+        Returned::Done(Ok(output)) => succeeded(output, run.result_bytes),
         Returned::Done(Err(failure)) => failed(failure),
         Returned::Panicked(message) => failed(Failure::new(Reason::PANICKED, message)),
         Returned::Dropped if cause.is_some() => v1::Ended::default(),
@@ -28,7 +30,7 @@ pub(super) fn conclude(cause: Option<Cause>, timeout: Option<Duration>, ran: Dur
         Some(Cause::Drain) => overrule(&mut ended, v1::Outcome::HandedBack, Some(Reason::WORKER_DRAINED)),
         Some(Cause::Timeout) => {
             overrule(&mut ended, v1::Outcome::Failed, Some(Reason::TIMEOUT));
-            ended.message = format!("ran longer than {:?}", timeout.unwrap_or_default());
+            ended.message = format!("ran longer than {:?}", run.timeout.unwrap_or_default());
         }
     }
     // 0 would say that it never started.
@@ -42,25 +44,25 @@ fn overrule(ended: &mut v1::Ended, outcome: v1::Outcome, reason: Option<Reason>)
     ended.r#final = false;
 }
 
-fn succeeded(output: Output) -> v1::Ended {
-    if let Some(why) = output.result.as_ref().and_then(too_large) {
-        return failed(Failure::new(Reason::from_wire("result_too_large"), why).without_retry());
+fn succeeded(output: Output, result_bytes: usize) -> v1::Ended {
+    if let Some(why) = output.result.as_ref().and_then(|result| too_large(result, result_bytes)) {
+        return failed(Failure::new(Reason::from_wire("result_too_large"), why).without_retry(), result_bytes);
     }
     let message = output.message.unwrap_or_default();
     ended(v1::Outcome::Succeeded, String::new(), message, output.result, false)
 }
 
-fn failed(failure: Failure) -> v1::Ended {
+fn failed(failure: Failure, result_bytes: usize) -> v1::Ended {
     let Failure { reason, mut message, mut result, retry } = failure;
-    if let Some(why) = result.as_ref().and_then(too_large) {
+    if let Some(why) = result.as_ref().and_then(|result| too_large(result, result_bytes)) {
         message = if message.is_empty() { why } else { format!("{message} ({why})") };
         result = None;
     }
     ended(v1::Outcome::Failed, reason.as_str().to_owned(), message, result, !retry)
 }
 
-fn too_large(result: &Payload) -> Option<String> {
-    let (bytes, limit) = (result.bytes.len(), limits::RESULT_BYTES);
+fn too_large(result: &Payload, limit: usize) -> Option<String> {
+    let bytes = result.bytes.len();
     (bytes > limit).then(|| format!("the result of {bytes} bytes is larger than the allowed {limit}"))
 }
 
@@ -98,7 +100,7 @@ pub(crate) fn refused(reason: &Reason, message: impl Into<String>) -> v1::Ended 
 
 /// The end of an attempt that makes no sense on any worker.
 pub(crate) fn unrunnable(error: &WireError) -> v1::Ended {
-    failed(Failure::new(Reason::INVALID_DEFINITION, error.to_string()).without_retry())
+    ended(v1::Outcome::Failed, Reason::INVALID_DEFINITION.as_str().to_owned(), error.to_string(), None, true)
 }
 
 /// The end of an attempt that was stopped while it waited for its predecessor to go.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use pendula_wire::{frame, v1};
 
-use super::{AttemptKey, Entry, Ledger, Phase, held_of, key_of};
+use super::{AttemptKey, Entry, Ledger, Phase, key_of};
 
 /// A report that waits for the next frame.
 #[derive(Debug)]
@@ -24,13 +24,13 @@ impl Ledger {
 
     /// The log of an attempt that ended is on its way, so that this session may hear of its end.
     pub(crate) fn release(&mut self, held: &v1::Held) {
-        let (key, attempt) = key_of(held);
+        let at = key_of(held);
         if self.connected
-            && let Some(Entry { attempt: newest, phase: Phase::Finished(finished) }) = self.entries.get_mut(&key)
-            && *newest == attempt
+            && let Some(Entry { attempt, phase: Phase::Finished(finished) }) = self.entries.get_mut(&at.key())
+            && *attempt == at.attempt
         {
             finished.released = true;
-            self.queue_again((key, attempt));
+            self.queue_again(at);
         }
     }
 
@@ -49,50 +49,48 @@ impl Ledger {
     }
 
     pub(super) fn report_started(&mut self, now: Instant) {
-        while let Some((since, key)) = self.young.front()
+        while let Some((since, at)) = self.young.front()
             && now.duration_since(*since) >= self.timing.started_after
         {
-            if self.connected && self.runs(*key) {
-                self.outbox.push_back(Outgoing::Started(*key));
+            if self.connected && self.runs(*at) {
+                self.outbox.push_back(Outgoing::Started(*at));
             }
             self.young.pop_front();
         }
     }
 
     /// Puts the end of an attempt into the next frame, unless it stands there, was acknowledged, or must not yet.
-    pub(super) fn queue_again(&mut self, (key, attempt): AttemptKey) {
-        if let Some(Entry { attempt: newest, phase: Phase::Finished(finished) }) = self.entries.get_mut(&key)
-            && *newest == attempt
+    pub(super) fn queue_again(&mut self, at: AttemptKey) {
+        if let Some(Entry { attempt, phase: Phase::Finished(finished) }) = self.entries.get_mut(&at.key())
+            && *attempt == at.attempt
             && finished.released
             && !finished.queued
         {
             finished.queued = true;
-            self.outbox.push_back(Outgoing::Ended((key, attempt)));
+            self.outbox.push_back(Outgoing::Ended(at));
         }
     }
 
     fn report(&mut self, now: Instant, outgoing: Outgoing) -> Option<v1::Report> {
-        let (key, event) = match outgoing {
-            Outgoing::Progress(key, progress) => {
-                self.runs(key).then_some((key, v1::report::Event::Progress(progress)))?
-            }
-            Outgoing::Started(key) => match self.entries.get(&key.0) {
-                Some(Entry { attempt, phase: Phase::Running(run) }) if *attempt == key.1 => {
+        let (at, event) = match outgoing {
+            Outgoing::Progress(at, progress) => self.runs(at).then_some((at, v1::report::Event::Progress(progress)))?,
+            Outgoing::Started(at) => match self.entries.get(&at.key()) {
+                Some(Entry { attempt, phase: Phase::Running(run) }) if *attempt == at.attempt => {
                     let running_micros = now.duration_since(run.since).as_micros() as u64;
-                    (key, v1::report::Event::Started(v1::Started { running_micros }))
+                    (at, v1::report::Event::Started(v1::Started { running_micros }))
                 }
                 _ => return None,
             },
-            Outgoing::Ended(key) => match self.entries.get_mut(&key.0) {
-                Some(Entry { attempt, phase: Phase::Finished(finished) }) if *attempt == key.1 => {
+            Outgoing::Ended(at) => match self.entries.get_mut(&at.key()) {
+                Some(Entry { attempt, phase: Phase::Finished(finished) }) if *attempt == at.attempt => {
                     finished.queued = false;
                     let ended_micros_ago = now.duration_since(finished.at).as_micros() as u64;
-                    self.sent.push_back((now, key));
-                    (key, v1::report::Event::Ended(v1::Ended { ended_micros_ago, ..finished.ended.clone() }))
+                    self.sent.push_back((now, at));
+                    (at, v1::report::Event::Ended(v1::Ended { ended_micros_ago, ..finished.ended.clone() }))
                 }
                 _ => return None,
             },
         };
-        Some(v1::Report { task: Some(held_of(key)), event: Some(event) })
+        Some(v1::Report { task: Some(at.into()), event: Some(event) })
     }
 }

@@ -48,42 +48,43 @@ impl Force {
 impl Ledger {
     /// Gives up whatever still runs.
     pub(crate) fn hand_back(&mut self, now: Instant) {
-        let mut held: Vec<AttemptKey> = self.entries.iter().map(|(key, entry)| (*key, entry.attempt)).collect();
+        let entries = self.entries.iter();
+        let mut held: Vec<AttemptKey> = entries.map(|(key, entry)| AttemptKey::new(*key, entry.attempt)).collect();
         held.sort_unstable();
-        for key in held {
-            match &self.entries[&key.0].phase {
+        for at in held {
+            match &self.entries[&at.key()].phase {
                 Phase::Waiting(_) => {
-                    self.finish_unstarted(now, key, conclusion::rejected(Rejection::Draining));
+                    self.finish_unstarted(now, at, conclusion::rejected(Rejection::Draining));
                 }
                 Phase::Running(run) => {
                     let grace = run.grace.min(self.timing.hand_back_grace);
-                    self.stop(now, key, Cause::Drain, grace);
+                    self.stop(now, at, Cause::Drain, grace);
                 }
                 Phase::Finished(_) => {}
             }
         }
     }
 
-    pub(super) fn stop(&mut self, now: Instant, key: AttemptKey, cause: Cause, grace: Duration) {
-        let Some(entry) = self.entries.get_mut(&key.0) else { return };
+    pub(super) fn stop(&mut self, now: Instant, at: AttemptKey, cause: Cause, grace: Duration) {
+        let Some(entry) = self.entries.get_mut(&at.key()) else { return };
         match &mut entry.phase {
             Phase::Finished(_) => {}
-            Phase::Waiting(_) => self.finish_unstarted(now, key, conclusion::stopped_unstarted()),
+            Phase::Waiting(_) => self.finish_unstarted(now, at, conclusion::stopped_unstarted()),
             Phase::Running(run) => {
                 let kill_at = now + grace;
                 match &mut run.stop {
                     None => {
                         run.stop = Some(Stopping { cause, force: Force::KillAt(kill_at) });
-                        self.stopping.push(key);
-                        self.actions.push(Action::Cancel(key));
+                        self.stopping.push(at);
+                        self.actions.push(Action::Cancel(at));
                     }
                     Some(stop) => {
                         // The server's word is what it waits to hear; and a shorter grace counts.
                         if cause == Cause::Server {
                             stop.cause = cause;
                         }
-                        if let Force::KillAt(at) = &mut stop.force {
-                            *at = kill_at.min(*at);
+                        if let Force::KillAt(due) = &mut stop.force {
+                            *due = kill_at.min(*due);
                         }
                     }
                 }
@@ -96,15 +97,15 @@ impl Ledger {
 
     pub(super) fn advance_stops(&mut self, now: Instant) {
         let Ledger { stopping, entries, actions, timing, dying, .. } = self;
-        stopping.retain(|key| match entries.get_mut(&key.0) {
-            Some(Entry { attempt, phase: Phase::Running(Run { stop: Some(stop), .. }) }) if *attempt == key.1 => {
-                stop.force.advance(now, *key, timing.kill_moment, actions);
+        stopping.retain(|at| match entries.get_mut(&at.key()) {
+            Some(Entry { attempt, phase: Phase::Running(Run { stop: Some(stop), .. }) }) if *attempt == at.attempt => {
+                stop.force.advance(now, *at, timing.kill_moment, actions);
                 !matches!(stop.force, Force::Dropped)
             }
             _ => false,
         });
-        for (key, force) in dying {
-            force.advance(now, *key, timing.kill_moment, actions);
+        for (at, force) in dying {
+            force.advance(now, *at, timing.kill_moment, actions);
         }
     }
 
@@ -113,35 +114,35 @@ impl Ledger {
             .entries
             .iter()
             .filter_map(|(key, entry)| match &entry.phase {
-                Phase::Running(Run { since, timeout: Some(timeout), grace, stop: None })
+                Phase::Running(Run { since, timeout: Some(timeout), grace, stop: None, .. })
                     if now.duration_since(*since) >= *timeout =>
                 {
-                    Some(((*key, entry.attempt), *grace))
+                    Some((AttemptKey::new(*key, entry.attempt), *grace))
                 }
                 _ => None,
             })
             .collect();
-        for (key, grace) in late {
-            self.stop(now, key, Cause::Timeout, grace);
+        for (at, grace) in late {
+            self.stop(now, at, Cause::Timeout, grace);
         }
     }
 
     /// Forgets the newest attempt at a task, whatever it does, without a report.
     pub(super) fn abandon_newest(&mut self, now: Instant, key: TaskKey) {
         let Some(entry) = self.entries.get(&key) else { return };
-        let attempt = entry.attempt;
+        let at = AttemptKey::new(key, entry.attempt);
         match &entry.phase {
             Phase::Running(_) => {
                 self.running -= 1;
                 self.entries.remove(&key);
-                self.actions.push(Action::Cancel((key, attempt)));
+                self.actions.push(Action::Cancel(at));
                 let mut force = Force::KillAt(now);
-                force.advance(now, (key, attempt), self.timing.kill_moment, &mut self.actions);
-                self.dying.insert((key, attempt), force);
+                force.advance(now, at, self.timing.kill_moment, &mut self.actions);
+                self.dying.insert(at, force);
             }
             Phase::Waiting(_) => {
                 self.entries.remove(&key);
-                self.remember((key, attempt));
+                self.remember(at);
             }
             Phase::Finished(_) => self.forget(key),
         }

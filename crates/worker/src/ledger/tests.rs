@@ -102,7 +102,7 @@ impl Desk {
 }
 
 fn words(action: &Action) -> String {
-    let key = |(key, attempt): &AttemptKey| format!("{}/{attempt}", key.instance);
+    let key = |at: &AttemptKey| format!("{}/{}", at.instance, at.attempt);
     match action {
         Action::Start(dispatch) => format!("start {}", key(&key_of(&dispatch.task.unwrap()))),
         Action::Cancel(at) => format!("cancel {}", key(at)),

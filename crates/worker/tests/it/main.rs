@@ -6,4 +6,5 @@ mod logging;
 mod reconnecting;
 mod server;
 mod stopping;
+mod tasks;
 mod tls;

@@ -9,7 +9,7 @@ use pendula_wire::v1::report::Event;
 use pendula_wire::v1::worker_service_server::{WorkerService, WorkerServiceServer};
 use pendula_wire::v1::{self, to_server, to_worker};
 use pendula_worker::worker::Timing;
-use pendula_worker::{Shutdown, Summary, Worker, WorkerBuilder, WorkerError};
+use pendula_worker::{Shutdown, Summary, TaskRole, Worker, WorkerBuilder, WorkerError};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
@@ -114,6 +114,7 @@ impl Drop for FakeServer {
 pub fn welcome() -> v1::Welcome {
     v1::Welcome {
         protocol: 1,
+        capabilities: pendula_wire::CAPABILITIES.iter().map(|&name| name.to_owned()).collect(),
         server_version: "test".to_owned(),
         session: 7,
         heartbeat_millis: 60_000,
@@ -140,6 +141,12 @@ pub fn dispatch(processor: &str, instance: i64, attempt: u32) -> v1::Dispatch {
         stop_grace_millis: 60_000,
         ..v1::Dispatch::default()
     }
+}
+
+/// One task of an instance with many.
+pub fn part(role: TaskRole, processor: &str, task: v1::Held) -> v1::Dispatch {
+    let role = v1::TaskRole::from(role).into();
+    v1::Dispatch { task: Some(task), role, ..dispatch(processor, task.instance, task.attempt) }
 }
 
 impl Peer {
@@ -173,7 +180,7 @@ impl Peer {
 
     /// Returns once the worker has read everything said so far, which it shows by refusing a task.
     pub async fn be_heard(&mut self) {
-        let nobody = held(i64::MAX, 1);
+        let nobody = held(i64::MAX, self.sequence as u32 + 1);
         self.dispatch(dispatch("nobody's", nobody.instance, nobody.attempt)).await;
         assert_eq!(self.end_of(nobody).await.outcome(), v1::Outcome::Rejected);
         self.ack(nobody).await;
@@ -219,6 +226,34 @@ impl Peer {
             Some(to_server::Message::Logs(logs)) => logs.chunks,
             other => panic!("expected logs, not {other:?}"),
         }
+    }
+
+    /// The next requests to take sub-tasks. Nothing else may come before them.
+    pub async fn maps(&mut self) -> Vec<v1::MapRequest> {
+        match self.hear().await {
+            Some(to_server::Message::Maps(maps)) => maps.requests,
+            other => panic!("expected sub-tasks, not {other:?}"),
+        }
+    }
+
+    /// So many sub-tasks of `task` are stored; or they are refused.
+    pub async fn answer_map(&mut self, task: v1::Held, emitted: u64, refusal: &str) {
+        let replies = vec![v1::MapReply { task: Some(task), emitted, refusal: refusal.to_owned() }];
+        self.say(to_worker::Message::Maps(v1::MapReplies { replies })).await;
+    }
+
+    /// The next wish for a page of results. Nothing else may come before it.
+    pub async fn wish(&mut self) -> v1::ResultRequest {
+        match self.hear().await {
+            Some(to_server::Message::Results(wishes)) if wishes.requests.len() == 1 => wishes.requests[0],
+            other => panic!("expected a wish for results, not {other:?}"),
+        }
+    }
+
+    /// The page that was wished for.
+    pub async fn show(&mut self, wish: v1::ResultRequest, page: v1::ResultPage) {
+        let pages = vec![v1::ResultPage { task: wish.task, request: wish.request, ..page }];
+        self.say(to_worker::Message::Results(v1::ResultPages { pages })).await;
     }
 
     /// The next heartbeat, skipping what else is said.
