@@ -52,32 +52,36 @@ impl Partition {
     }
 
     /// Changes a task in memory, which is then written.
-    fn with_task<T>(&mut self, key: TaskKey, change: impl FnOnce(&mut LiveTask, &mut Spread) -> T) -> Option<T> {
+    fn with_task<T>(&mut self, key: TaskKey, change: impl FnOnce(&mut LiveTask) -> T) -> Option<T> {
         let spread = self.instances.get_mut(&key.instance)?.spread.as_mut()?;
-        let mut task = spread.live.remove(&key.task)?;
-        let changed = change(&mut task, spread);
-        spread.live.insert(key.task, task);
+        let changed = change(spread.live.get_mut(&key.task)?);
         spread.touch_task(key.task);
         self.list(key.instance);
         Some(changed)
+    }
+
+    fn spread_mut(&mut self, key: TaskKey) -> Option<&mut Spread> {
+        self.instances.get_mut(&key.instance)?.spread.as_deref_mut()
     }
 
     /// Gives a waiting task to a session. Durable before it is sent, like everything.
     pub(super) fn place_task(&mut self, key: TaskKey, session_id: SessionId, out: &mut Output) {
         let now = self.now;
         let Some(task) = self.live_task(key).filter(|task| task.row.state == TaskState::Waiting) else { return };
-        let is_recorded = !matches!(task.row.role, TaskRole::Sub | TaskRole::Target);
+        let task_role = task.row.role;
+        let is_recorded = !matches!(task_role, TaskRole::Sub | TaskRole::Target);
         let placement = if is_recorded { self.placement(key.instance, session_id) } else { None };
         let Some(session) = self.sessions.get_mut(&session_id) else { return };
         session.held.insert(key);
         self.tasks_placed += 1;
         let worker = session.info.worker.clone();
-        let waited = self.with_task(key, |task, spread| {
-            let counted = task.row.role.is_counted();
+        let is_counted = task_role.is_counted();
+        let placed_at = worker.clone();
+        let waited = self.with_task(key, |task| {
             let waited = now.since(task.row.due_at);
             task.row.state = TaskState::Dispatched;
             task.row.attempt += 1;
-            task.row.worker = Some(worker.clone());
+            task.row.worker = Some(worker);
             task.row.placement = placement;
             task.row.dispatched_at = Some(now);
             task.row.started_at = None;
@@ -86,15 +90,17 @@ impl Partition {
             task.session = Some(session_id);
             task.allowance = Duration::ZERO;
             task.stopping = None;
+            waited
+        });
+        if let Some(spread) = self.spread_mut(key) {
             spread.fresh.remove(&key.task);
             spread.again.remove(&key.task);
-            *spread.on_worker.entry(worker).or_default() += 1;
-            if counted {
+            *spread.on_worker.entry(placed_at).or_default() += 1;
+            if is_counted {
                 spread.count(TaskState::Waiting, TaskState::Dispatched);
             }
             spread.touch();
-            waited
-        });
+        }
         self.begin_running(key.instance);
         self.rearm_task(key);
         self.send_task(key, out);
@@ -168,7 +174,7 @@ impl Partition {
         let now = self.now;
         let is_dispatched = self.live_task(key).is_some_and(|task| task.row.state == TaskState::Dispatched);
         if is_dispatched {
-            self.with_task(key, |task, _| {
+            self.with_task(key, |task| {
                 task.row.state = TaskState::Running;
                 task.row.started_at = Some(within(&task.row, started_at, now));
             });
@@ -317,14 +323,19 @@ impl Partition {
     fn wait_task(&mut self, key: TaskKey, due_at: Timestamp, reason: Option<Reason>, _out: &mut Output) {
         let now = self.now;
         self.release_task(key);
-        self.with_task(key, |task, spread| {
+        let was = self.with_task(key, |task| {
             let was = task.row.state;
             to_waiting(&mut task.row, due_at, reason);
             (task.progress, task.stopping, task.allowance) = (None, None, Duration::ZERO);
-            if task.row.role.is_counted() && was != TaskState::Waiting {
-                spread.count(was, TaskState::Waiting);
-            }
+            (was, task.row.role)
         });
+        if let Some((was, role)) = was
+            && role.is_counted()
+            && was != TaskState::Waiting
+            && let Some(spread) = self.spread_mut(key)
+        {
+            spread.count(was, TaskState::Waiting);
+        }
         if due_at <= now { self.ready_task(key) } else { self.rearm_task(key) }
     }
 
@@ -354,7 +365,7 @@ impl Partition {
     /// Binds a task whose worker is gone to the process that took its name.
     pub(super) fn adopt_orphan(&mut self, key: TaskKey, session: SessionId, worker: WorkerRef) {
         let now = self.now;
-        self.with_task(key, |task, _| {
+        self.with_task(key, |task| {
             task.row.target = Some(worker);
             task.row.due_at = now;
         });
