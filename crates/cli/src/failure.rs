@@ -141,6 +141,8 @@ fn command_for(code: &str) -> Option<&'static str> {
         "instance_started" => "a worker has it: `pendula instance stop ID` ends it",
         "instance_active" => "wait until it ends, or `pendula instance stop ID` first",
         "instance_ended" => "`pendula instance retry ID` runs the same again",
+        "task_not_found" => "`pendula instance tasks ID` shows its tasks; they are numbered from 0",
+        "result_not_found" => "`pendula instance task ID TASK` shows how it ended",
         "app_not_empty" => "delete its jobs first: `pendula job delete JOB`",
         _ => return None,
     })

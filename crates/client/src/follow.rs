@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use pendula_model::InstanceId;
 use pendula_model::api::LogEvent;
+use pendula_model::{InstanceId, TaskId};
 use reqwest::Method;
 use tokio::time::Instant;
 
@@ -18,6 +18,8 @@ use crate::sse::{Decoder, Event};
 /// Where to begin, and how long to put up with silence.
 #[derive(Clone, Debug)]
 pub struct FollowOptions {
+    /// Follow this task alone, to its own end; default: the instance, with the log of its first task.
+    pub task: Option<TaskId>,
     /// First attempt to show; default: the first.
     pub attempt: Option<u32>,
     /// Bytes of that attempt to skip.
@@ -34,6 +36,7 @@ pub struct FollowOptions {
 impl Default for FollowOptions {
     fn default() -> Self {
         FollowOptions {
+            task: None,
             attempt: None,
             offset: 0,
             tail: None,
@@ -43,7 +46,7 @@ impl Default for FollowOptions {
     }
 }
 
-/// The events of one instance's log, in order, each byte once, ending after [`LogEvent::End`].
+/// The events of one instance, or of one of its tasks, in order, each byte of a log once, ending after [`LogEvent::End`].
 ///
 /// A lost connection is replaced by a new one that continues where the old one stopped. Text that arrives again is
 /// dropped here, so it does not matter where exactly the server resumes.
@@ -71,7 +74,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
 impl Client {
-    /// Follows the log of an instance until it ends.
+    /// Follows an instance, or one of its tasks, until it ends.
     pub fn follow(&self, id: InstanceId, options: FollowOptions) -> Follow {
         Follow {
             client: self.clone(),
@@ -148,6 +151,7 @@ impl Follow {
             .client
             .request(Method::GET, &["instances", &self.id.to_string(), "logs"])
             .query(&[("follow", true)])
+            .query(&[("task", self.options.task)])
             .header(http::header::ACCEPT, "text/event-stream")
             // Replaces the client's limit for a whole answer, which this one is not.
             .timeout(Duration::from_secs(365 * 86_400));

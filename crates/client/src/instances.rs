@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use pendula_model::api::{InstanceView, LogView, PageOf, RunResult, TaskView};
+use pendula_model::api::{InstanceView, LogView, PageOf, RetryInstance, RetryOnly, RunResult};
 use pendula_model::instance::InstanceState;
-use pendula_model::{InstanceId, Timestamp};
+use pendula_model::{InstanceId, TaskId, Timestamp};
 use reqwest::Method;
 
 use crate::connection::Client;
@@ -31,6 +31,8 @@ pub struct InstanceFilter {
 /// A piece of a log.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LogRange {
+    /// Default: 0, the only task of a standalone instance.
+    pub task: Option<TaskId>,
     /// Default: the latest.
     pub attempt: Option<u32>,
     /// Bytes to skip.
@@ -59,13 +61,15 @@ impl Client {
         self.get(&["instances", &id.to_string()]).await
     }
 
-    pub async fn instance_tasks(&self, id: InstanceId) -> Result<PageOf<TaskView>, ClientError> {
-        self.get(&["instances", &id.to_string(), "tasks"]).await
-    }
-
-    /// Why it waits, where it runs and why there, or how it ended. `why` is for people, the rest for tools.
-    pub async fn instance_explain(&self, id: InstanceId) -> Result<serde_json::Value, ClientError> {
-        self.get(&["instances", &id.to_string(), "explain"]).await
+    /// Why it, or one of its tasks, waits, where it runs and why there, or how it ended. `why` and `hint` are for people,
+    /// the rest for tools.
+    pub async fn instance_explain(
+        &self,
+        id: InstanceId,
+        task: Option<TaskId>,
+    ) -> Result<serde_json::Value, ClientError> {
+        let request = self.request(Method::GET, &["instances", &id.to_string(), "explain"]);
+        self.json(request.query(&[("task", task)])).await
     }
 
     /// Stops what runs, cancels what waits; the answer is the instance as it is then.
@@ -80,7 +84,19 @@ impl Client {
 
     /// Runs an ended instance again, as a new one.
     pub async fn instance_retry(&self, id: InstanceId, key: RunKey<'_>) -> Result<RunResult, ClientError> {
+        self.retry(id, RetryInstance::default(), key).await
+    }
+
+    /// Runs those sub-tasks or shards of an ended instance again that did not succeed, as a new instance.
+    pub async fn instance_retry_unsuccessful(&self, id: InstanceId, key: RunKey<'_>) -> Result<RunResult, ClientError> {
+        self.retry(id, RetryInstance { only: Some(RetryOnly::Unsuccessful) }, key).await
+    }
+
+    async fn retry(&self, id: InstanceId, what: RetryInstance, key: RunKey<'_>) -> Result<RunResult, ClientError> {
         let mut request = self.request(Method::POST, &["instances", &id.to_string(), "retry"]);
+        if what.only.is_some() {
+            request = request.json(&what);
+        }
         if let RunKey::Given(key) = key {
             request = request.header("Idempotency-Key", key);
         }
@@ -90,20 +106,23 @@ impl Client {
     pub async fn log_fetch(&self, id: InstanceId, range: LogRange) -> Result<LogView, ClientError> {
         let request = self
             .request(Method::GET, &["instances", &id.to_string(), "logs"])
+            .query(&[("task", range.task)])
             .query(&[("attempt", range.attempt)])
             .query(&[("offset", range.offset), ("limit", range.limit)])
             .query(&[("tail", range.tail)]);
         self.json(request).await
     }
 
-    /// The whole log of an attempt (default: the latest) as it was written.
+    /// The whole log of an attempt (default: the latest) of a task (default: the first) as it was written.
     pub async fn log_download(
         &self,
         id: InstanceId,
+        task: Option<TaskId>,
         attempt: Option<u32>,
     ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + use<>, ClientError> {
         let request = self
             .request(Method::GET, &["instances", &id.to_string(), "logs", "download"])
+            .query(&[("task", task)])
             .query(&[("attempt", attempt)]);
         let response = self.send(request).await?;
         let client = self.clone();

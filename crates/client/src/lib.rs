@@ -24,6 +24,7 @@ mod apps;
 mod instances;
 mod jobs;
 mod status;
+mod tasks;
 mod tokens;
 mod workers;
 
@@ -36,3 +37,4 @@ pub use error::ClientError;
 pub use follow::{Follow, FollowOptions};
 pub use instances::{InstanceFilter, LogRange};
 pub use jobs::RunKey;
+pub use tasks::{TaskBytes, TaskFilter};

@@ -1,4 +1,4 @@
-//! Where the program under test is.
+//! Where the programs under test are.
 
 use std::path::PathBuf;
 
@@ -7,12 +7,24 @@ use std::path::PathBuf;
 /// # Panics
 /// When there is none, with the command that makes it.
 pub fn pendula() -> PathBuf {
-    if let Some(path) = std::env::var_os("PENDULA_BIN") {
-        return path.into();
+    match std::env::var_os("PENDULA_BIN") {
+        Some(path) => path.into(),
+        None => beside_the_tests("pendula", "pendula"),
     }
+}
+
+/// A program of the examples.
+///
+/// # Panics
+/// When it is not there, with the command that makes it.
+pub fn example(name: &str) -> PathBuf {
+    beside_the_tests(name, "pendula-examples")
+}
+
+fn beside_the_tests(name: &str, package: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its own path");
     let profile = test.parent().and_then(|deps| deps.parent()).expect("tests lie in target/PROFILE/deps");
-    let binary = profile.join("pendula");
-    assert!(binary.exists(), "{} is missing; make it with: cargo build --bin pendula", binary.display());
+    let binary = profile.join(name);
+    assert!(binary.exists(), "{} is missing; make it with: cargo build -p {package}", binary.display());
     binary
 }

@@ -1,11 +1,18 @@
-//! A harness for tests with real processes: servers and workers that can be killed, and what they leave behind.
+//! A harness for tests with real processes: servers and workers that can be killed, networks that can be broken, and what
+//! they leave behind.
 
 pub mod binary;
+pub mod effects;
+pub mod fleet;
 pub mod process;
+pub mod proxy;
 pub mod server;
 pub mod witness;
 pub mod worker;
 
+pub use effects::Effects;
+pub use fleet::Fleet;
+pub use proxy::Proxy;
 pub use server::Server;
 pub use witness::Witness;
 pub use worker::ShellWorker;

@@ -95,6 +95,30 @@ pub fn listening(pid: u32) -> Vec<String> {
     found
 }
 
+/// What a process takes of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Resident memory in bytes.
+    pub memory: u64,
+    pub threads: u64,
+    /// Open file descriptors, sockets among them.
+    pub descriptors: u64,
+}
+
+/// Asks the kernel about a process that runs.
+///
+/// # Panics
+/// When there is no such process.
+pub fn footprint(pid: u32) -> Footprint {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let field = |name: &str| -> u64 {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("the kernel tells it");
+        line.trim_matches([':', ' ', '\t', 'k', 'B']).parse().expect("it is a number")
+    };
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs").count() as u64;
+    Footprint { memory: field("VmRSS") * 1024, threads: field("Threads"), descriptors }
+}
+
 /// Waits until `condition` answers, asking often; for states that nothing announces.
 ///
 /// # Panics

@@ -14,10 +14,26 @@ pub struct ShellWorker {
 impl ShellWorker {
     /// Starts a worker of `app` that dials `url`.
     pub fn start(url: &str, app: &str, token: &str, name: &str, directory: &Path) -> ShellWorker {
+        ShellWorker::start_with(url, app, token, name, directory, |_| {})
+    }
+
+    /// The same with a command that is changed before it is started.
+    pub fn start_with(
+        url: &str,
+        app: &str,
+        token: &str,
+        name: &str,
+        directory: &Path,
+        change: impl FnOnce(&mut Command),
+    ) -> ShellWorker {
         let mut command = Command::new(pendula());
         command
             .args(["worker", "--server", url, "--app", app, "--name", name, "--slots", "64"])
+            // So that a script knows under which worker it runs.
+            .args(["--pass-env", "E2E_WORKER"])
+            .env("E2E_WORKER", name)
             .env("PENDULA_TOKEN", token);
+        change(&mut command);
         let log = directory.join(format!("{name}.log"));
         let process = Process::start(&mut command, &log).expect("the worker's program can be started");
         ShellWorker { process, name: name.to_owned() }

@@ -10,6 +10,7 @@ use crate::change::Gap;
 use crate::id::{AppId, InstanceId, JobId, TokenId};
 use crate::instance::{InstanceState, Origin, StopCause, TaskState};
 use crate::job::JobSpec;
+use crate::task::{Phase, TaskCounts, TaskId, TaskRole};
 use crate::time::Timestamp;
 use crate::worker::HostMetrics;
 
@@ -159,6 +160,43 @@ pub struct RunResult {
     pub problem: Option<Problem>,
 }
 
+/// `POST /instances/{id}/retry`: what of it to run again. An empty body means all of it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RetryInstance {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only: Option<RetryOnly>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum RetryOnly {
+    /// The sub-tasks or shards that did not succeed; `reduce` reads the results of the others too.
+    Unsuccessful,
+}
+
+/// `POST /instances/{id}/tasks/retry`: which tasks of an active instance to try again.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RetryTasks {
+    /// At most 10,000; none means all that failed or were lost.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<u64>))]
+    pub tasks: Vec<TaskId>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RetriedTasks {
+    /// Tasks that wait for another try now.
+    pub retried: u64,
+    /// Tasks that stand as failed or lost after that. Where all were meant and some are left, ask again.
+    pub left: u64,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NextFires {
@@ -191,6 +229,9 @@ pub struct InstanceView {
     pub job: String,
     pub job_id: JobId,
     pub revision: u32,
+    /// How it becomes tasks: `standalone`, `broadcast`, `sharded`, `map` or `map_reduce`.
+    #[serde(default = "standalone")]
+    pub mode: String,
     pub origin: Origin,
     pub state: InstanceState,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -229,12 +270,36 @@ pub struct InstanceView {
     pub params: Option<serde_json::Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<ResultView>,
+    /// How far its tasks are, once a mode with many has made them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<TasksView>,
     /// All attempts, oldest first; only when one instance is asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attempts: Vec<AttemptView>,
 }
 
-/// What a task left behind: `json` where it is JSON, `text` where it is text, else `base64`.
+/// How far the tasks of an instance are. Those around them (the root of a map, `pre`, `post`, `reduce`) are not counted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TasksView {
+    #[serde(flatten)]
+    pub counts: TaskCounts,
+    /// `before` (the `pre` of a broadcast runs), `main`, or `after` (`post` or `reduce` runs).
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub phase: Phase,
+    /// Tasks that ended per second: lately, or over the whole of an instance that ended.
+    pub rate: f64,
+    /// Seconds until those that are known have ended, at that rate; null when nobody can tell.
+    #[serde(default)]
+    pub estimate: Option<f64>,
+    /// Of a broadcast: the workers that there were when it began, each with what spoke against it. Only when one instance
+    /// is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
+    pub targets: Option<serde_json::Value>,
+}
+
+/// What a task left behind, or was given: `json` where it is JSON, `text` where it is text, else `base64`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ResultView {
@@ -274,18 +339,65 @@ pub struct AttemptView {
     pub placement: Option<serde_json::Value>,
 }
 
-/// One task of an instance; a standalone one has just `root`.
+/// One task of an instance; a standalone one has just the task 0, `root`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TaskView {
-    pub task: String,
+    /// Its number within the instance, from 0.
+    #[cfg_attr(feature = "openapi", schema(value_type = u64))]
+    pub task: TaskId,
+    /// What it is for: `root`, `sub`, `target`, `shard`, `pre`, `post` or `reduce`; absent for a standalone instance's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub role: Option<TaskRole>,
+    /// The task that emitted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<u64>))]
+    pub parent: Option<TaskId>,
+    /// Given by who emitted it; the worker's name for a `target`.
     pub name: String,
     pub state: TaskState,
     pub attempt: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failures: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub losses: u32,
+    /// Name of the worker that has, or had, the latest attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<String>,
+    /// Name of the worker that it is bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// One task with all that belongs to it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TaskDetail {
+    pub instance: InstanceId,
+    #[serde(flatten)]
+    pub task: TaskView,
+    /// Sub-tasks that it emitted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub emitted: u64,
+    /// Given by who emitted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<ResultView>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<ResultView>,
+    /// All attempts, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<AttemptView>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -330,7 +442,8 @@ pub struct LogGap {
     pub bytes: u64,
 }
 
-/// Events of `GET /instances/{id}/logs?follow=true` (server-sent events; the event name is the variant's).
+/// Events of `GET /instances/{id}/logs?follow=true` (server-sent events; the event name is the variant's). With `task=N`
+/// the events `state` and `end` speak of that task.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -348,6 +461,8 @@ pub enum LogEvent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         worker: Option<String>,
     },
+    /// Tasks of an instance with many moved (also sent first); several times a second at most.
+    Tasks { tasks: TasksView },
     /// It ended and its log is complete; the stream closes.
     End {
         state: InstanceState,
@@ -360,7 +475,7 @@ pub enum LogEvent {
 
 impl LogEvent {
     /// Every event's name.
-    pub const NAMES: [&str; 5] = ["log", "gap", "cut_off", "state", "end"];
+    pub const NAMES: [&str; 6] = ["log", "gap", "cut_off", "state", "tasks", "end"];
 
     /// The name that the event has in the stream.
     pub fn name(&self) -> &'static str {
@@ -369,6 +484,7 @@ impl LogEvent {
             LogEvent::Gap { .. } => "gap",
             LogEvent::CutOff { .. } => "cut_off",
             LogEvent::State { .. } => "state",
+            LogEvent::Tasks { .. } => "tasks",
             LogEvent::End { .. } => "end",
         }
     }
@@ -485,10 +601,14 @@ pub struct Problem {
     pub retryable: bool,
 }
 
+fn standalone() -> String {
+    "standalone".to_owned()
+}
+
 fn is_false(flag: &bool) -> bool {
     !flag
 }
 
-fn is_zero(number: &u32) -> bool {
-    *number == 0
+fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+    *number == T::default()
 }

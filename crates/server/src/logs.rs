@@ -1,4 +1,4 @@
-//! Live news of instances: what a task prints and how its state moves, for those who follow.
+//! Live news of instances: what a task prints, how it and its instance move, for those who follow.
 //!
 //! To follow exactly: subscribe first, then read the store, then take what the subscription has beyond what was read.
 
@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use pendula_model::InstanceId;
 use pendula_model::instance::InstanceState;
+use pendula_model::task::{Phase, TaskCounts};
+use pendula_model::{InstanceId, TaskId, TaskKey};
 use tokio::sync::mpsc;
 
 /// News that a slow subscriber may have waiting before it is sent back to the store.
@@ -18,13 +19,29 @@ const BUFFERED: usize = 256;
 #[derive(Clone, Debug)]
 pub enum News {
     /// Text of an attempt's log, from `offset`.
-    Text { attempt: u32, offset: u64, data: Bytes },
+    Text { task: TaskId, attempt: u32, offset: u64, data: Bytes },
     /// `bytes` of the log, from `offset`, were lost.
-    Gap { attempt: u32, offset: u64, bytes: u64 },
+    Gap { task: TaskId, attempt: u32, offset: u64, bytes: u64 },
     /// The log of the attempt is complete.
-    LogEnd { attempt: u32 },
+    LogEnd { task: TaskId, attempt: u32 },
     /// The instance moved. Its row says more.
     State { state: InstanceState, attempt: u32 },
+    /// One of many tasks moved. Its row says more.
+    Moved { task: TaskId },
+    /// How far the tasks of the instance are. Several times a second at most; the last word is always said.
+    Tasks { counts: TaskCounts, phase: Phase, rate_milli: u64 },
+}
+
+impl News {
+    /// The one task that it is about.
+    fn task(&self) -> Option<TaskId> {
+        match self {
+            News::Text { task, .. } | News::Gap { task, .. } | News::LogEnd { task, .. } | News::Moved { task } => {
+                Some(*task)
+            }
+            News::State { .. } | News::Tasks { .. } => None,
+        }
+    }
 }
 
 /// What [`Subscription::next`] has.
@@ -50,6 +67,8 @@ struct Inner {
 
 struct Subscriber {
     number: u64,
+    /// Of single tasks, only this one's news: a million others would drown it.
+    task: TaskId,
     sender: mpsc::Sender<News>,
     lagged: Arc<AtomicBool>,
 }
@@ -61,19 +80,26 @@ impl Inner {
 }
 
 impl LogHub {
-    /// News of one instance from now on, until the subscription is dropped.
+    /// News of an instance and of its first task from now on, until the subscription is dropped.
     pub fn subscribe(&self, instance: InstanceId) -> Subscription {
+        self.subscribe_task(TaskKey::root(instance))
+    }
+
+    /// News of an instance and of one of its tasks from now on, until the subscription is dropped.
+    pub fn subscribe_task(&self, key: TaskKey) -> Subscription {
+        let TaskKey { instance, task } = key;
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = mpsc::channel(BUFFERED);
         let lagged = Arc::new(AtomicBool::new(false));
-        let subscriber = Subscriber { number, sender, lagged: lagged.clone() };
+        let subscriber = Subscriber { number, task, sender, lagged: lagged.clone() };
         self.inner.subscribers().entry(instance).or_default().push(subscriber);
         self.inner.subscriptions.fetch_add(1, Ordering::SeqCst);
         Subscription { hub: self.clone(), instance, number, receiver, lagged }
     }
 
-    /// Tells everyone who follows `instance`. Never waits: who is too slow is marked as lagging.
+    /// Tells everyone who follows `instance`, and the task that it is about. Never waits: who is too slow is marked as
+    /// lagging.
     pub fn publish(&self, instance: InstanceId, news: impl FnOnce() -> News) {
         if !self.is_followed() {
             return;
@@ -81,7 +107,7 @@ impl LogHub {
         let subscribers = self.inner.subscribers();
         let Some(subscribers) = subscribers.get(&instance) else { return };
         let news = news();
-        for subscriber in subscribers {
+        for subscriber in subscribers.iter().filter(|of| news.task().is_none_or(|task| of.task == task)) {
             // Nothing may follow a gap before the subscriber knows of it.
             let lags = subscriber.lagged.load(Ordering::Acquire);
             if !lags && subscriber.sender.try_send(news.clone()).is_err() {
@@ -155,6 +181,18 @@ mod tests {
         assert!(matches!(one.next().await, Followed::News(News::State { attempt: 2, .. })));
         drop(one);
         assert!(!hub.is_followed());
+    }
+
+    #[tokio::test]
+    async fn of_single_tasks_a_subscriber_hears_of_its_own_alone() {
+        let hub = LogHub::default();
+        let mut third = hub.subscribe_task(TaskKey { instance: InstanceId(1), task: TaskId(3) });
+        for task in 0..5 {
+            hub.publish(InstanceId(1), || News::LogEnd { task: TaskId(task), attempt: 1 });
+        }
+        hub.publish(InstanceId(1), || state(1));
+        assert!(matches!(third.next().await, Followed::News(News::LogEnd { task: TaskId(3), .. })));
+        assert!(matches!(third.next().await, Followed::News(News::State { .. })));
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pendula_engine::Gauges;
 use pendula_engine::effect::Observation;
 use pendula_model::Timestamp;
-use pendula_model::instance::Reason;
+use pendula_model::instance::{Reason, TaskState};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -19,6 +19,11 @@ use prometheus_client::registry::{Registry, Unit};
 struct Ended {
     state: &'static str,
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct EndedTask {
+    state: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -47,12 +52,14 @@ pub struct Metrics {
     dispatch_latency: Histogram,
     ended: Family<Ended, Counter>,
     instance_seconds: Histogram,
+    tasks_ended: Family<EndedTask, Counter>,
     attempts_failed: Family<ForReason, Counter>,
     workers_lost: Counter,
     quarantined: Counter,
     waiting: Gauge,
     ready: Gauge,
     running: Gauge,
+    tasks_running: Gauge,
     slots: Gauge,
     jobs_in_memory: Gauge,
     sessions: Gauge,
@@ -93,12 +100,14 @@ impl Metrics {
             dispatch_latency: latency(),
             ended: Family::default(),
             instance_seconds: Histogram::new([0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0]),
+            tasks_ended: Family::default(),
             attempts_failed: Family::default(),
             workers_lost: Counter::default(),
             quarantined: Counter::default(),
             waiting: Gauge::default(),
             ready: Gauge::default(),
             running: Gauge::default(),
+            tasks_running: Gauge::default(),
             slots: Gauge::default(),
             jobs_in_memory: Gauge::default(),
             sessions: Gauge::default(),
@@ -130,12 +139,14 @@ impl Metrics {
         r.register_with_unit("dispatch_latency", "Time from when an attempt was due to the decision where it runs", Unit::Seconds, self.dispatch_latency.clone());
         r.register("instances_ended", "Instances that ended, by state and reason", self.ended.clone());
         r.register_with_unit("instance_duration", "Time from an instance's creation to its end", Unit::Seconds, self.instance_seconds.clone());
+        r.register("tasks_ended", "Tasks of instances with many that ended, by state", self.tasks_ended.clone());
         r.register("attempts_failed", "Attempts that did not succeed, by reason", self.attempts_failed.clone());
         r.register("workers_lost", "Workers that did not come back in time", self.workers_lost.clone());
         r.register("instances_quarantined", "Stored instances that could not be read and were set aside", self.quarantined.clone());
         r.register("instances_waiting", "Active instances that wait for a time, a limit or a worker", self.waiting.clone());
         r.register("instances_ready", "Waiting instances that a free slot could take now", self.ready.clone());
         r.register("instances_running", "Instances that a worker has", self.running.clone());
+        r.register("tasks_running", "Tasks of instances with many that a worker has", self.tasks_running.clone());
         r.register("worker_slots", "Slots of all connected workers", self.slots.clone());
         r.register("jobs_in_memory", "Jobs in the look-ahead window or with active instances", self.jobs_in_memory.clone());
         r.register("sessions", "Connected workers", self.sessions.clone());
@@ -178,6 +189,18 @@ impl Metrics {
                 self.ended.get_or_create(&Ended { state: state.as_str(), reason }).inc();
                 self.instance_seconds.observe(duration.as_secs_f64());
             }
+            Observation::TasksEnded { since, .. } => {
+                for (state, count) in [
+                    (TaskState::Succeeded, since.succeeded),
+                    (TaskState::Failed, since.failed),
+                    (TaskState::Lost, since.lost),
+                    (TaskState::Stopped, since.stopped),
+                ] {
+                    if count > 0 {
+                        self.tasks_ended.get_or_create(&EndedTask { state: state.as_str() }).inc_by(count);
+                    }
+                }
+            }
             Observation::AttemptFailed { reason, .. } => {
                 self.attempts_failed.get_or_create(&ForReason { reason: known(reason) }).inc();
             }
@@ -204,6 +227,7 @@ impl Metrics {
         moved(&self.waiting, before.waiting, after.waiting);
         moved(&self.ready, before.ready, after.ready);
         moved(&self.running, before.placed, after.placed);
+        moved(&self.tasks_running, before.tasks_placed, after.tasks_placed);
         moved(&self.slots, before.slots, after.slots);
         moved(&self.jobs_in_memory, before.jobs_in_memory, after.jobs_in_memory);
     }
@@ -313,6 +337,14 @@ fn known(reason: &Reason) -> &'static str {
         Reason::JOB_DELETED,
         Reason::SCRIPTS_NOT_ALLOWED,
         Reason::PROCESSOR_MISSING,
+        Reason::NO_WORKER,
+        Reason::ALL_TARGETS_LOST,
+        Reason::TASKS_FAILED,
+        Reason::ROOT_FAILED,
+        Reason::PRE_FAILED,
+        Reason::POST_FAILED,
+        Reason::REDUCE_FAILED,
+        Reason::INSTANCE_ENDED,
         Reason::REJECTED,
         Reason::QUARANTINED,
         Reason::FAILED,
@@ -330,6 +362,7 @@ fn known(reason: &Reason) -> &'static str {
 mod tests {
     use super::*;
     use pendula_model::instance::InstanceState;
+    use pendula_model::task::TaskCounts;
     use pendula_model::{InstanceId, JobId};
 
     #[test]
@@ -348,5 +381,17 @@ mod tests {
         assert!(text.contains(r#"pendula_instances_ended_total{state="failed",reason="exit_code"} 1"#), "{text}");
         assert!(text.contains(r#"pendula_instances_ended_total{state="failed",reason="other"} 3"#), "{text}");
         assert!(!text.contains("robert"), "{text}");
+    }
+
+    #[test]
+    fn tasks_are_counted_by_how_they_ended() {
+        let metrics = Metrics::new();
+        let since = TaskCounts { succeeded: 40, lost: 2, ..TaskCounts::default() };
+        metrics.observe(&Observation::TasksEnded { instance: InstanceId(1), since });
+        metrics.observe(&Observation::TasksEnded { instance: InstanceId(2), since });
+        let text = metrics.encode();
+        assert!(text.contains(r#"pendula_tasks_ended_total{state="succeeded"} 80"#), "{text}");
+        assert!(text.contains(r#"pendula_tasks_ended_total{state="lost"} 4"#), "{text}");
+        assert!(!text.contains(r#"pendula_tasks_ended_total{state="failed"}"#), "{text}");
     }
 }

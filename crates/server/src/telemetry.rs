@@ -28,8 +28,8 @@ pub fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
 
 /// An attempt leaves for a worker.
 pub(crate) fn dispatched(dispatch: &Dispatch) {
-    let Dispatch { instance, job, attempt, session, .. } = dispatch;
-    tracing::debug_span!("instance", id = %instance, %job, attempt)
+    let Dispatch { instance, task, job, attempt, session, .. } = dispatch;
+    tracing::debug_span!("instance", id = %instance, %task, %job, attempt)
         .in_scope(|| tracing::debug!(%session, "dispatched"));
 }
 
@@ -50,6 +50,10 @@ pub(crate) fn observed(observation: &Observation) {
         }
         Observation::Progress { instance, attempt, per_mille, .. } => {
             tracing::trace!(%instance, attempt, per_mille, "progress");
+        }
+        Observation::TasksEnded { instance, since } => {
+            let unsuccessful = since.failed + since.lost + since.stopped;
+            tracing::trace!(%instance, succeeded = since.succeeded, unsuccessful, "tasks ended");
         }
         Observation::Fired { lateness } => tracing::trace!(late_us = lateness.as_micros() as u64, "fired"),
         Observation::Dispatched { .. } => {}

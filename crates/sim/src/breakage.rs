@@ -1,5 +1,9 @@
 //! Laws that can be broken on purpose, to see that somebody notices.
 
+use pendula_model::change::Change;
+use pendula_model::instance::{InstanceState, Reason, TaskState};
+use pendula_model::task::Task;
+
 /// One way in which the shell, the store or a worker does not keep its promises. The engine stays as it is; how its own
 /// laws were broken by hand is told in the crate's README.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,4 +38,65 @@ pub enum Breakage {
     ClockJumpsUntold,
     /// What needs no commit is performed before the effects of the commit that has just returned.
     EffectsOutOfOrder,
+    /// A task that is bound to a worker is sent to another one when it is tried again.
+    TargetsMove,
+    /// Sub-tasks that were emitted before are taken for new ones.
+    MapsTakenAgain,
+    /// One task is counted as something else than what it is.
+    CountsOff,
+    /// The store forgets that tasks ended.
+    TaskEndsLost,
+    /// Of each page of waiting tasks the last is not read.
+    TasksUnread,
+    /// The first page of waiting tasks is said to be all of them.
+    PagesEndEarly,
+    /// Sub-tasks leave for workers without their input.
+    InputsForgotten,
+    /// Shards are told another's index.
+    ShardsMixedUp,
+    /// Workers claim one slot more than they have.
+    SlotsOverstated,
+    /// Instances of which too many tasks failed end as succeeded.
+    PolicyIgnored,
+    /// The list of a broadcast's targets is written anew.
+    TargetsRedrawn,
+    /// A task that ended is written once more, as waiting.
+    EndedTasksWritten,
+}
+
+impl Breakage {
+    /// What some of them do to decisions on their way to the store.
+    pub(crate) fn spoil(self, changes: &mut Vec<Change>) {
+        let spoiled = |change: &mut Change| match (self, change) {
+            (Breakage::CountsOff, Change::FanoutUpdated(fanout)) if fanout.counts.waiting > 0 => {
+                fanout.counts.waiting -= 1;
+                fanout.counts.running += 1;
+            }
+            (Breakage::TargetsRedrawn, Change::FanoutUpdated(fanout)) if fanout.targets.is_some() => {
+                fanout.targets = Some("{}".into());
+            }
+            (Breakage::PolicyIgnored, Change::InstanceEnded { instance, .. })
+                if instance.reason == Some(Reason::TASKS_FAILED) =>
+            {
+                (instance.state, instance.reason) = (InstanceState::Succeeded, None);
+            }
+            _ => {}
+        };
+        changes.iter_mut().for_each(spoiled);
+        if self == Breakage::EndedTasksWritten {
+            let again = changes.iter().filter_map(|change| match change {
+                Change::TaskUpdated(row) if row.state.is_ended() => Some(Change::TaskUpdated(Box::new(Task {
+                    state: TaskState::Waiting,
+                    version: row.version + 1,
+                    ended_at: None,
+                    worker: None,
+                    result: None,
+                    ..(**row).clone()
+                }))),
+                _ => None,
+            });
+            let again: Vec<_> = again.collect();
+            changes.extend(again);
+        }
+    }
 }

@@ -61,6 +61,8 @@ pub struct Profile {
     pub store_takes: Duration,
     /// Of a thousand jobs, those with a trigger.
     pub triggered: u64,
+    /// Of a thousand jobs, those whose instances have many tasks.
+    pub tasks: u64,
 }
 
 const CALM: Profile = Profile {
@@ -79,10 +81,11 @@ const CALM: Profile = Profile {
     replies_lost: 0,
     store_takes: Duration::from_millis(4),
     triggered: 500,
+    tasks: 250,
 };
 
 /// Every mix; seeds take them in turn.
-pub const PROFILES: [Profile; 11] = [
+pub const PROFILES: [Profile; 12] = [
     CALM,
     Profile {
         name: "crashes",
@@ -103,6 +106,27 @@ pub const PROFILES: [Profile; 11] = [
             (Fault::BreakConnection, 3),
             (Fault::HalfOpen, 2),
         ],
+        ..CALM
+    },
+    Profile {
+        name: "tasks",
+        workers: 3,
+        slots: (1, 6),
+        workers_return: Duration::from_secs(8),
+        fault_every: Duration::from_secs(3),
+        faults: &[
+            (Fault::KillWorker, 4),
+            (Fault::PauseWorker, 3),
+            (Fault::RetireWorker, 1),
+            (Fault::BreakConnection, 4),
+            (Fault::HalfOpen, 2),
+            (Fault::Crash, 2),
+        ],
+        lost: 10,
+        repeated: 20,
+        late: 20,
+        triggered: 200,
+        tasks: 900,
         ..CALM
     },
     Profile {

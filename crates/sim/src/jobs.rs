@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use pendula_model::Timestamp;
 use pendula_model::job::JobSpec;
+use pendula_model::mode::{Broadcast, BroadcastSuccess, ExecutionMode, Map, Sharded, Share};
 use pendula_model::policy::{Backoff, Concurrency, Delivery, Exponential, Overflow, Retry};
 use pendula_model::processor::{Handler, Processor};
 use pendula_model::trigger::{DailyWindow, Misfire, Trigger};
+use pendula_model::worker::{LabelRule, Strategy};
 
 use crate::dice::Dice;
 use crate::faults::Profile;
@@ -41,13 +43,81 @@ pub(crate) fn invent(dice: &mut Dice, name: &str, now: Timestamp, profile: &Prof
         // There is only one worker for `b`.
         let zones = if processor == "a" && profile.workers > 1 { &["x", "y"][..] } else { &["x"] };
         let zone = *dice.pick(zones);
-        spec.workers.labels = BTreeMap::from([("zone".to_owned(), zone.to_owned())]);
+        spec.workers.labels = BTreeMap::from([("zone".to_owned(), LabelRule::Is(zone.to_owned()))]);
     }
     if dice.chance(200) {
         spec.priority = dice.between(0, 10) as i8 - 5;
     }
     spec.enabled = dice.chance(900);
+    if dice.chance(profile.tasks) {
+        spec.mode = mode(dice);
+        spec.workers.strategy = strategy(dice);
+        spec.weight = dice.between(1, 5) as u32;
+        if spec.trigger.is_some() && spec.concurrency.limit.is_none() {
+            // What fires each second would never be worked off.
+            spec.concurrency = Concurrency { limit: Some(2), ..concurrency(dice) };
+        }
+    }
     spec
+}
+
+fn mode(dice: &mut Dice) -> ExecutionMode {
+    let task_timeout = dice.chance(200).then(|| millis(dice, 200, 6_000));
+    let share = |dice: &mut Dice| match dice.below(3) {
+        0 => Share::Count(0),
+        1 => Share::Count(dice.between(0, 3)),
+        _ => Share::BasisPoints(dice.between(0, 10_000) as u32),
+    };
+    let limit = |dice: &mut Dice| dice.chance(300).then(|| dice.between(1, 3) as u32);
+    match dice.below(10) {
+        0..4 => {
+            let post = dice.chance(300);
+            let success = match dice.below(4) {
+                0 => BroadcastSuccess::All,
+                1 => BroadcastSuccess::Any,
+                2 => BroadcastSuccess::AtLeast(share(dice)),
+                _ if post => BroadcastSuccess::Post,
+                _ => BroadcastSuccess::All,
+            };
+            ExecutionMode::Broadcast(Broadcast {
+                pre: dice.chance(250),
+                post,
+                success,
+                rerun_on_same_worker: dice.chance(400),
+                rerun_within: dice.chance(800).then(|| millis(dice, 1_000, 40_000)),
+                include_late_joiners: dice.chance(300),
+                task_timeout,
+            })
+        }
+        4..6 => ExecutionMode::Sharded(Sharded {
+            total: dice.between(1, 6) as u32,
+            per_worker: limit(dice),
+            max_workers: limit(dice),
+            tolerate: share(dice),
+            fail_fast: dice.chance(300),
+            task_timeout,
+        }),
+        kind => {
+            let map = Map {
+                per_worker: limit(dice),
+                max_workers: limit(dice),
+                tolerate: share(dice),
+                fail_fast: dice.chance(200),
+                task_timeout,
+            };
+            if kind < 8 { ExecutionMode::Map(map) } else { ExecutionMode::MapReduce(map) }
+        }
+    }
+}
+
+fn strategy(dice: &mut Dice) -> Strategy {
+    match dice.below(6) {
+        0 => Strategy::RoundRobin,
+        1 => Strategy::Random,
+        2 => Strategy::First,
+        3 => Strategy::StickyHash("k".to_owned()),
+        _ => Strategy::LeastLoaded,
+    }
 }
 
 fn trigger(dice: &mut Dice, now: Timestamp) -> Trigger {

@@ -15,6 +15,7 @@ mod finale;
 mod jobs;
 mod network;
 mod owner;
+mod reads;
 mod store;
 mod telling;
 mod trace;

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use pendula_engine::input::{Report, WorkerHello};
-use pendula_engine::{Dispatch, Input};
+use pendula_engine::{Dispatch, Input, Mapping};
 use pendula_model::worker::WorkerRef;
-use pendula_model::{InstanceId, SessionId};
+use pendula_model::{AttemptKey, SessionId};
 
 use crate::breakage::Breakage;
 use crate::trace::trace;
@@ -18,10 +18,11 @@ const SILENCE: u64 = 10 * SECOND;
 /// What a server says to a worker.
 #[derive(Clone, Debug)]
 pub(crate) enum ToWorker {
-    Welcome { abort: Vec<(InstanceId, u32)> },
+    Welcome { abort: Vec<AttemptKey> },
     Dispatch(Box<Dispatch>),
-    Stop { instance: InstanceId, attempt: u32, grace: Duration, abandon: bool },
-    Ack { instance: InstanceId, attempt: u32 },
+    Stop { attempt: AttemptKey, grace: Duration, abandon: bool },
+    Ack { attempt: AttemptKey },
+    Mapped { attempt: AttemptKey, reply: Result<u64, String> },
     Drain,
 }
 
@@ -29,9 +30,10 @@ pub(crate) enum ToWorker {
 #[derive(Clone, Debug)]
 pub(crate) enum ToServer {
     Hello(Box<WorkerHello>),
-    Alive { seen: u64, held: Vec<(InstanceId, u32)> },
+    Alive { seen: u64, held: Vec<AttemptKey> },
     Draining,
     Reports(Vec<Report>),
+    Maps(Vec<Mapping>),
 }
 
 #[derive(Debug)]
@@ -138,6 +140,15 @@ impl World {
             }
             ToServer::Draining => Input::WorkerDraining { session },
             ToServer::Reports(reports) => Input::Reported { session, reports },
+            ToServer::Maps(mut maps) => {
+                if self.breakage == Some(Breakage::MapsTakenAgain) {
+                    for map in &mut maps {
+                        // As if nobody looked at what is there already.
+                        map.first = self.audit.emitted(map.attempt.key()).unwrap_or(map.first);
+                    }
+                }
+                Input::Mapped { session, maps }
+            }
         };
         self.decide(owner, input);
     }

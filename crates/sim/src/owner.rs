@@ -6,20 +6,19 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pendula_engine::{Effect, Fact, Input, Need, Output, Partition, ReplyTo, Settings};
+use pendula_engine::{Dispatch, Effect, Input, Output, Partition, ReplyTo, Settings};
 use pendula_model::change::Change;
-use pendula_model::job::Job;
+use pendula_model::task::TaskRole;
 use pendula_model::{Epoch, SessionId, Timestamp};
 use pendula_store::StoreError;
 
 use crate::breakage::Breakage;
 use crate::network::ToWorker;
+use crate::reads::Reading;
 use crate::telling;
 use crate::trace::trace;
 use crate::world::{Event, MILLI, SECOND, World};
 
-/// Schedules read at once: few, so that reading takes several steps.
-const PAGE: usize = 4;
 /// After a takeover the lease of the former owner is over so much later, and it stops on its own.
 const LEASE: u64 = 4 * SECOND;
 /// What a clock that is merely being adjusted does not do.
@@ -72,13 +71,6 @@ impl OwnerTime {
         }
         self.now
     }
-}
-
-/// A page of schedules that is being read.
-#[derive(Clone, Debug)]
-pub(crate) struct Reading {
-    until: Timestamp,
-    jobs: Vec<Job>,
 }
 
 impl World {
@@ -244,8 +236,12 @@ impl World {
             let effects = std::mem::take(&mut owner.open.effects);
             return self.perform_all(number, effects);
         }
-        owner.under_way = Some(std::mem::take(&mut owner.open));
+        let mut batch = std::mem::take(&mut owner.open);
         owner.misled = false;
+        if let Some(breakage) = self.breakage {
+            breakage.spoil(&mut batch.changes);
+        }
+        owner.under_way = Some(batch);
         let takes = self.store_takes();
         self.after(takes, Event::Write(number));
     }
@@ -354,19 +350,24 @@ impl World {
             Effect::Reply { to: ReplyTo(number), reply } => self.reply_leaves(number, reply),
             Effect::Dispatch(dispatch) => {
                 let Some(connection) = connection(dispatch.session) else { return };
-                let worker = self.process_behind(connection);
-                self.audit.dispatched(&dispatch, &worker);
-                self.send_to_worker(connection, ToWorker::Dispatch(dispatch));
+                self.dispatch(number, dispatch, connection);
             }
-            Effect::Stop { session, instance, attempt, grace, abandon } => {
+            Effect::Stop { session, attempt, grace, abandon } => {
                 let Some(connection) = connection(session) else { return };
-                self.send_to_worker(connection, ToWorker::Stop { instance, attempt, grace, abandon });
+                self.send_to_worker(connection, ToWorker::Stop { attempt, grace, abandon });
             }
-            Effect::Ack { session, instance, attempt } => {
+            Effect::Ack { session, attempt } => {
                 let connection = connection(session);
-                self.audit.end_acknowledged(instance, attempt);
+                self.audit.end_acknowledged(attempt);
                 if let Some(connection) = connection {
-                    self.send_to_worker(connection, ToWorker::Ack { instance, attempt });
+                    self.send_to_worker(connection, ToWorker::Ack { attempt });
+                }
+            }
+            Effect::Mapped { session, attempt, reply } => {
+                let connection = connection(session);
+                self.audit.mapped(attempt, &reply);
+                if let Some(connection) = connection {
+                    self.send_to_worker(connection, ToWorker::Mapped { attempt, reply });
                 }
             }
             Effect::Welcome { session, abort } => {
@@ -390,47 +391,35 @@ impl World {
                 let takes = self.store_takes();
                 self.after(takes, Event::ReadSchedules(number, Reading { until, jobs: Vec::new() }));
             }
+            Effect::LoadTasks { instance, from, limit, .. } => {
+                let takes = self.store_takes();
+                let few = self.dice.between(1, 8) as usize;
+                let limit = if self.dice.chance(500) { limit.min(few) } else { limit };
+                self.after(takes, Event::ReadTasks(number, instance, from, limit));
+            }
             Effect::Observed(_) => {}
         }
     }
 
-    pub(crate) fn read(&mut self, number: u32, needs: Vec<Need>) {
-        if self.store.is_away(self.now) {
-            self.after(250 * MILLI, Event::Read(number, needs));
-            return;
-        }
-        let facts = needs.into_iter().map(|need| match &need {
-            Need::JobById(id) => Fact::Job { job: self.store.memory.job_by_id_sync(*id), need },
-            Need::JobByName(app, name) => Fact::Job { job: self.store.memory.job_by_name_sync(*app, name), need },
-            Need::Idempotency(app, key) => {
-                let instance = self.store.memory.instance_by_idempotency_key_sync(*app, key);
-                Fact::Idempotency { instance, need }
-            }
-        });
-        let input = Input::Loaded(facts.collect());
-        let takes = self.store_takes();
-        self.after(takes, Event::Answer(number, input));
-    }
-
-    pub(crate) fn read_schedules(&mut self, number: u32, mut reading: Reading) {
-        if self.store.is_away(self.now) {
-            self.after(250 * MILLI, Event::ReadSchedules(number, reading));
-            return;
-        }
-        let after = reading.jobs.last().and_then(|job| Some((job.schedule.next_fire?, job.id)));
-        let mut page = self.store.jobs_due(reading.until, after, PAGE);
-        let is_last = page.len() < PAGE;
-        if self.breakage == Some(Breakage::SchedulesUnread) && self.dice.chance(300) {
-            page.pop();
-        }
-        reading.jobs.extend(page);
-        let takes = self.store_takes();
-        let next = if is_last {
-            Event::Answer(number, Input::SchedulesLoaded { until: reading.until, jobs: reading.jobs })
+    /// Work leaves for the worker behind a connection; or for another one, when that is what is broken.
+    fn dispatch(&mut self, number: u32, mut dispatch: Box<Dispatch>, mut connection: u32) {
+        let role = dispatch.part.as_ref().map(|part| part.role);
+        let goes_astray = self.breakage == Some(Breakage::TargetsMove) && role == Some(TaskRole::Target);
+        if goes_astray && dispatch.attempt > 1 {
+            let mut others = self.owners[&number].sessions.values().filter(|other| **other != connection);
+            connection = others.next_back().copied().unwrap_or(connection);
         } else {
-            Event::ReadSchedules(number, reading)
-        };
-        self.after(takes, next);
+            let worker = self.process_behind(connection);
+            self.audit.dispatched(&dispatch, &worker);
+        }
+        match (self.breakage, &mut dispatch.part) {
+            (Some(Breakage::ShardsMixedUp), Some(part)) => {
+                part.shard = part.shard.map(|(index, total)| ((index + 1) % total, total));
+            }
+            (Some(Breakage::InputsForgotten), Some(part)) => part.input = None,
+            _ => {}
+        }
+        self.send_to_worker(connection, ToWorker::Dispatch(dispatch));
     }
 
     /// Sees to it that the owner looks up when its engine wants to.
@@ -455,7 +444,7 @@ impl World {
         }
     }
 
-    fn store_takes(&mut self) -> u64 {
+    pub(crate) fn store_takes(&mut self) -> u64 {
         let longest = self.profile.store_takes.as_micros() as u64;
         if self.healed || self.dice.chance(500) { self.dice.below(200) } else { self.dice.below(longest) }
     }

@@ -1,11 +1,12 @@
 //! The store of a history: the real memory store with its real guards, and what may go wrong with it.
 
 use pendula_model::change::Change;
-use pendula_model::instance::Instance;
+use pendula_model::instance::{Instance, TaskState};
 use pendula_model::job::Job;
 use pendula_model::snapshot::Snapshot;
-use pendula_model::{Epoch, JobId, PartitionId, Timestamp};
-use pendula_store::{Batch, MemoryStore, StoreError};
+use pendula_model::task::Task;
+use pendula_model::{Epoch, InstanceId, JobId, PartitionId, TaskId, Timestamp};
+use pendula_store::{Batch, MemoryStore, StoreError, TaskFilter};
 
 use crate::breakage::Breakage;
 use crate::dice::Dice;
@@ -49,6 +50,24 @@ impl SimStore {
         self.memory.jobs_due_sync(PARTITION, until, after, limit)
     }
 
+    pub(crate) fn tasks_waiting(&self, instance: InstanceId, from: TaskId, limit: usize) -> Vec<Task> {
+        self.memory.tasks_waiting_sync(instance, from, limit, usize::MAX)
+    }
+
+    /// All tasks of an instance in any of `states` (none means all), without their inputs and results.
+    pub(crate) fn tasks_of(&self, instance: InstanceId, states: Vec<TaskState>) -> Vec<Task> {
+        let filter = TaskFilter { instance, states, name_contains: None, from: TaskId::ROOT, limit: usize::MAX };
+        self.memory.tasks_sync(&filter).items
+    }
+
+    /// Tasks that ended without success, with all that belongs to them: those named, or all when none is named.
+    pub(crate) fn unsuccessful(&self, instance: InstanceId, named: &[TaskId]) -> Vec<Task> {
+        let mut ids: Vec<TaskId> =
+            self.tasks_of(instance, vec![TaskState::Failed, TaskState::Lost]).iter().map(|task| task.id).collect();
+        ids.retain(|id| named.is_empty() || named.contains(id));
+        ids.into_iter().filter_map(|id| self.memory.task_sync(instance, id)).collect()
+    }
+
     /// Writes a batch under `epoch`; less strictly, or less of it, when the store is broken on purpose.
     pub(crate) fn commit(
         &mut self,
@@ -63,6 +82,7 @@ impl SimStore {
             Some(Breakage::KeysForgotten) => batch.changes.iter_mut().for_each(forget_key),
             Some(Breakage::FireInTwoSteps) => batch.changes.iter_mut().for_each(forget_fire),
             Some(Breakage::WritesLost) if dice.chance(50) => return Ok(()),
+            Some(Breakage::TaskEndsLost) => batch.changes.retain(|change| !ends_task(change) || dice.chance(800)),
             Some(Breakage::EndedRowsWritten) => {
                 self.write_blindly(batch);
                 return Ok(());
@@ -85,6 +105,10 @@ impl SimStore {
             let _ = self.memory.commit_sync(&alone);
         }
     }
+}
+
+fn ends_task(change: &Change) -> bool {
+    matches!(change, Change::TaskUpdated(row) if row.role.is_counted() && row.state.is_ended())
 }
 
 fn forget_fire(change: &mut Change) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pendula_engine::input::RunRequest;
 use pendula_engine::{Command, Input, Reply, ReplyTo};
-use pendula_model::{AppId, InstanceId};
+use pendula_model::{AppId, InstanceId, TaskId};
 
 use crate::jobs::invent;
 use crate::trace::trace;
@@ -49,9 +49,9 @@ impl World {
             return;
         }
         let wall = self.wall();
+        let known = self.known_instance();
         let dice = &mut self.dice;
         let name = (*dice.pick(&NAMES)).to_owned();
-        let known = (!self.users.known.is_empty()).then(|| *dice.pick(&self.users.known));
         let command = match (dice.below(100), known) {
             (0..24, _) => {
                 let spec = Arc::new(invent(dice, &name, wall, &self.profile));
@@ -59,10 +59,20 @@ impl World {
             }
             (24..34, _) => Command::JobEnable { app, name, enabled: dice.chance(500) },
             (34..37, _) => Command::JobDelete { app, name },
-            (37..41, Some(instance)) => Command::InstanceExplain { instance },
-            (41..52, Some(instance)) => Command::InstanceStop { instance },
-            (52..56, Some(instance)) => Command::InstanceCancel { instance },
-            (56..58, _) => {
+            (37..41, Some(instance)) => {
+                let task = dice.chance(500).then(|| TaskId(dice.below(6)));
+                Command::InstanceExplain { instance, task }
+            }
+            (41..48, Some(instance)) => Command::InstanceStop { instance },
+            (48..51, Some(instance)) => Command::InstanceCancel { instance },
+            (51..57, Some(instance)) => {
+                let instance = self.audit.troubled().filter(|_| dice.chance(800)).unwrap_or(instance);
+                let some = dice.below(3);
+                let tasks =
+                    if dice.chance(500) { Vec::new() } else { (0..=some).map(|_| TaskId(dice.below(8))).collect() };
+                Command::TasksRetry { instance, tasks }
+            }
+            (57..58, _) => {
                 let worker = dice.below(self.workers.len() as u64);
                 Command::WorkerDrain { app, worker: format!("w{worker}") }
             }
@@ -74,18 +84,33 @@ impl World {
                     key = Some(Arc::from(format!("k{}", self.users.keys)));
                 }
                 let delay = std::time::Duration::from_millis(dice.below(8_000));
+                let rerun_of = known.filter(|_| dice.chance(250));
+                let again = rerun_of.and_then(|id| self.audit.job_name(id));
                 Command::JobRun(Box::new(RunRequest {
                     app,
-                    job: name,
+                    job: again.unwrap_or(name),
                     params: None,
                     due_at: dice.chance(250).then(|| wall.plus(delay)),
                     idempotency_key: key,
-                    rerun_of: known.filter(|_| dice.chance(100)),
+                    rerun_of,
+                    only_unsuccessful: rerun_of.is_some() && dice.chance(700),
                     priority: dice.chance(100).then(|| dice.between(0, 5) as i8),
                 }))
             }
         };
         self.ask(command);
+    }
+
+    /// One that somebody was told of, or that stands in a listing: the latest are of more interest than those that ended
+    /// long ago.
+    fn known_instance(&mut self) -> Option<InstanceId> {
+        let known = &self.users.known;
+        let listed: Vec<InstanceId> = match self.dice.below(10) {
+            0..4 => known.clone(),
+            4..6 => known.iter().rev().take(4).copied().collect(),
+            _ => self.audit.instances.keys().rev().take(6).copied().collect(),
+        };
+        (!listed.is_empty()).then(|| *self.dice.pick(&listed))
     }
 
     pub(crate) fn ask(&mut self, command: Command) {
@@ -116,6 +141,7 @@ impl World {
     pub(crate) fn request_arrives(&mut self, number: u64) {
         let (Some(owner), Some(request)) = (self.current, self.users.requests.get(&number)) else { return };
         let command = request.command.clone();
+        self.audit.asked(&command);
         self.decide(owner, Input::Command { command, reply_to: ReplyTo(number) });
     }
 

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use pendula_engine::input::Outcome;
 use pendula_engine::{Command, Input, Need, Reply, Settings};
 use pendula_model::job::JobSpec;
-use pendula_model::{InstanceId, Timestamp};
+use pendula_model::{AttemptKey, InstanceId, TaskId, Timestamp};
 
 use crate::audit::{Audit, Violation};
 use crate::breakage::Breakage;
 use crate::dice::Dice;
 use crate::faults::{Fault, Profile};
 use crate::network::{Connection, ToServer, ToWorker};
-use crate::owner::{Owner, Reading, settings};
+use crate::owner::{Owner, settings};
+use crate::reads::Reading;
 use crate::store::SimStore;
 use crate::trace::{Trace, trace};
 use crate::user::Users;
@@ -36,6 +37,7 @@ pub(crate) enum Event {
     Written(u32),
     Read(u32, Vec<Need>),
     ReadSchedules(u32, Reading),
+    ReadTasks(u32, InstanceId, TaskId, usize),
     Answer(u32, Input),
 
     ToWorker(u32, ToWorker),
@@ -47,8 +49,9 @@ pub(crate) enum Event {
     StartWorker(usize),
     Dial(usize, u64),
     WorkerTick(usize, u64),
-    HandlerEnds(usize, u64, (InstanceId, u32), Outcome),
-    StartedDue(usize, u64, (InstanceId, u32)),
+    HandlerEnds(usize, u64, AttemptKey, Outcome),
+    StartedDue(usize, u64, AttemptKey),
+    Emits(usize, u64, AttemptKey),
     HandBack(usize, u64),
     WorkerLeaves(usize, u64),
 
@@ -84,6 +87,7 @@ impl Event {
             | Event::WorkerTick(worker, boot)
             | Event::HandlerEnds(worker, boot, ..)
             | Event::StartedDue(worker, boot, _)
+            | Event::Emits(worker, boot, _)
             | Event::HandBack(worker, boot)
             | Event::WorkerLeaves(worker, boot) => Some((*worker, *boot)),
             _ => None,
@@ -273,6 +277,7 @@ impl World {
             Event::Written(owner) => self.written(owner),
             Event::Read(owner, needs) => self.read(owner, needs),
             Event::ReadSchedules(owner, reading) => self.read_schedules(owner, reading),
+            Event::ReadTasks(owner, instance, from, limit) => self.read_tasks(owner, instance, from, limit),
             Event::Answer(owner, input) => self.decide(owner, input),
             Event::ToWorker(connection, message) => self.arrives_at_worker(connection, message),
             Event::ToServer(connection, message) => self.arrives_at_server(connection, message),
@@ -284,6 +289,7 @@ impl World {
             Event::WorkerTick(worker, _) => self.worker_tick(worker),
             Event::HandlerEnds(worker, _, key, outcome) => self.handler_ends(worker, key, outcome),
             Event::StartedDue(worker, _, key) => self.started_due(worker, key),
+            Event::Emits(worker, _, key) => self.emits(worker, key),
             Event::HandBack(worker, _) => self.hand_back(worker),
             Event::WorkerLeaves(worker, _) => self.worker_leaves(worker),
             Event::UserActs => self.user_acts(),

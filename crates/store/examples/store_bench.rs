@@ -1,10 +1,12 @@
 //! How fast this machine keeps instances: `cargo run --release -p pendula-store --example store_bench`.
 //!
 //! Arguments: a directory to work in (on the disk that matters; default the current one), and `quick` for the largest
-//! batches only.
+//! batches only, or `tasks` (and how many, default 1000000) for the tasks of one instance.
 //!
 //! Each instance is inserted as dispatched and ended in a later batch: two durable writes, with all indexes. The first
-//! part is one caller with batches of a size, the second many callers with small batches, which share commits.
+//! part is one caller with batches of a size, the second many callers with small batches, which share commits. The tasks
+//! are one caller with batches of 1,000: all are inserted, then each is placed and ended, as many of one as of the other in
+//! each batch; after that comes what is read of them, and their deletion.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,13 +14,14 @@ use std::time::{Duration, Instant};
 use pendula_model::app::App;
 use pendula_model::change::Change;
 use pendula_model::id::IdSequence;
-use pendula_model::instance::{Instance, InstanceState, Origin, Reason};
+use pendula_model::instance::{Instance, InstanceState, Origin, Payload, Reason, TaskState};
 use pendula_model::job::{Job, JobSpec, ScheduleState};
 use pendula_model::processor::{Processor, Script};
+use pendula_model::task::{Fanout, Phase, Task, TaskRole};
 use pendula_model::worker::{BootId, WorkerRef};
-use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, Timestamp};
+use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, TaskId, Timestamp};
 use pendula_store::sqlite::{CommitObserved, Options};
-use pendula_store::{Batch, SqliteStore, Store};
+use pendula_store::{Batch, SqliteStore, Store, TaskFilter};
 
 const START: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
@@ -216,6 +219,153 @@ async fn many_callers(store: Arc<SqliteStore>, observed: &Mutex<Vec<CommitObserv
     );
 }
 
+/// Rows of tasks in one batch.
+const TASK_BATCH: usize = 1_000;
+
+fn new_task(instance: InstanceId, number: u64) -> Task {
+    let input = Payload::json(format!("{{\"from\":{number},\"to\":{}}}", number + 1));
+    Task {
+        parent: Some(TaskId::ROOT),
+        input: Some(Arc::new(input)),
+        ..Task::new(instance, TaskId(number), TaskRole::Sub, format!("part-{number}").into(), START)
+    }
+}
+
+fn placed(task: Task) -> Task {
+    let worker = Some(WorkerRef { name: format!("worker-{}", task.id.0 % 2).into(), boot: BootId(u64::MAX / 3) });
+    let at = START.plus(Duration::from_micros(task.id.0));
+    Task { state: TaskState::Dispatched, version: 2, attempt: 1, worker, dispatched_at: Some(at), ..task }
+}
+
+/// One of a hundred fails.
+fn over(task: Task) -> Task {
+    let at = task.dispatched_at.map(|at| at.plus(Duration::from_millis(3)));
+    let is_bad = task.id.0.is_multiple_of(100);
+    Task {
+        state: if is_bad { TaskState::Failed } else { TaskState::Succeeded },
+        version: 3,
+        reason: is_bad.then_some(Reason::EXIT_CODE),
+        result: Some(Arc::new(Payload::json(format!("{{\"count\":{}}}", task.id)))),
+        started_at: at,
+        ended_at: at,
+        ..task
+    }
+}
+
+/// How long commits of a kind took together.
+struct Pace {
+    begun: Instant,
+    used: Duration,
+    busy: Duration,
+    rows: usize,
+}
+
+impl Pace {
+    fn new() -> Pace {
+        Pace { begun: Instant::now(), used: writer_time(), busy: Duration::ZERO, rows: 0 }
+    }
+
+    async fn commit(&mut self, store: &SqliteStore, source: &Source, mut changes: Vec<Change>, fanout: &mut Fanout) {
+        fanout.version += 1;
+        changes.push(Change::FanoutUpdated(fanout.clone()));
+        let committing = Instant::now();
+        store.commit(source.batch(changes)).await.expect("commit");
+        self.busy += committing.elapsed();
+    }
+
+    fn tell(&self, what: &str) {
+        println!(
+            "{what:<30} {:>8.0}/s with making them, {:>8.0}/s in the store, {:.1} us CPU each",
+            self.rows as f64 / self.begun.elapsed().as_secs_f64(),
+            self.rows as f64 / self.busy.as_secs_f64(),
+            (writer_time() - self.used).as_secs_f64() * 1e6 / self.rows as f64,
+        );
+    }
+}
+
+/// The tasks of one instance, from their insertion to their deletion.
+async fn tasks_of_one(store: &SqliteStore, total: usize) {
+    let mut source = Source::new(store, 0).await;
+    let instance = Instance { state: InstanceState::Running, worker: None, ..source.fire() };
+    let mut fanout = Fanout::new(instance.id, Phase::Main);
+    let begin = [inserts(std::slice::from_ref(&instance)), vec![Change::FanoutInserted(fanout.clone())]].concat();
+    store.commit(source.batch(begin)).await.expect("commit");
+
+    let mut pace = Pace::new();
+    for first in (0..total as u64).step_by(TASK_BATCH) {
+        let tasks: Vec<_> = (first..first + TASK_BATCH as u64).map(|number| new_task(instance.id, number)).collect();
+        (fanout.counts.total, fanout.counts.waiting) =
+            (fanout.counts.total + tasks.len() as u64, fanout.counts.waiting + tasks.len() as u64);
+        fanout.next_task = TaskId(first + TASK_BATCH as u64);
+        pace.rows += tasks.len();
+        pace.commit(store, &source, vec![Change::TasksInserted(tasks)], &mut fanout).await;
+    }
+    pace.tell("tasks inserted");
+    println!("{:>30} MB on disk", (store.status().await.expect("status").bytes as f64 / 1e6).round());
+
+    let mut pace = Pace::new();
+    let (mut running, mut next) = (Vec::new(), TaskId::ROOT);
+    loop {
+        let read = Instant::now();
+        let fresh = store.tasks_waiting(instance.id, next, TASK_BATCH / 2, usize::MAX).await.expect("tasks");
+        pace.begun += read.elapsed();
+        let ended: Vec<_> = std::mem::take(&mut running).into_iter().map(over).collect();
+        if fresh.is_empty() && ended.is_empty() {
+            break;
+        }
+        next = fresh.last().map_or(next, |task| task.id.next());
+        running = fresh.into_iter().map(placed).collect();
+        let counts = &mut fanout.counts;
+        for task in &ended {
+            *counts.of(task.state) += 1;
+        }
+        (counts.waiting, counts.running) = (counts.waiting - running.len() as u64, running.len() as u64);
+        fanout.next_waiting = next;
+        pace.rows += running.len() + ended.len();
+        let changes = running.iter().cloned().chain(ended).map(|task| Change::TaskUpdated(Box::new(task))).collect();
+        pace.commit(store, &source, changes, &mut fanout).await;
+    }
+    pace.tell("tasks placed or ended");
+
+    let reading = Instant::now();
+    let (mut from, mut results) = (TaskId::ROOT, 0);
+    while let page = store.task_results(instance.id, from, 1_000, 1 << 20).await.expect("results")
+        && let Some(last) = page.last()
+    {
+        from = last.id.next();
+        results += page.len();
+    }
+    println!("{results} results read at {:.0}/s", results as f64 / reading.elapsed().as_secs_f64());
+    let filter = TaskFilter {
+        instance: instance.id,
+        states: vec![TaskState::Failed],
+        name_contains: None,
+        from: TaskId(total as u64 / 2),
+        limit: 100,
+    };
+    let by_name = TaskFilter { states: Vec::new(), name_contains: Some("no such".to_owned()), ..filter.clone() };
+    for (what, filter) in [("100 failed ones", filter), ("a name that half of them lack", by_name)] {
+        let listing = Instant::now();
+        let found = store.tasks(filter).await.expect("tasks").items.len();
+        println!("{what}: {found} listed in {:.2?}", listing.elapsed());
+    }
+    let loading = Instant::now();
+    let snapshot = store.partition_load(source.partition).await.expect("load");
+    println!("partition loaded with {} tasks in {:.2?}", snapshot.tasks.len(), loading.elapsed());
+
+    let ending = Instant::now();
+    store.commit(source.batch(ends(vec![instance.clone()], InstanceState::Failed))).await.expect("commit");
+    println!("instance ended in {:.2?}", ending.elapsed());
+    let again = Instance { state: InstanceState::Running, worker: None, ..source.fire() };
+    let count = fanout.counts.total - fanout.counts.succeeded;
+    let copy = Change::TasksCopied { from: instance.id, to: again.id, at: START, count };
+    let fanout = Fanout { next_task: fanout.next_task, ..Fanout::new(again.id, Phase::Main) };
+    let begin = [inserts(&[again]), vec![Change::FanoutInserted(fanout), copy]].concat();
+    let copying = Instant::now();
+    store.commit(source.batch(begin)).await.expect("commit");
+    println!("{count} unsuccessful ones copied in {:.2?}", copying.elapsed());
+}
+
 #[tokio::main]
 async fn main() {
     let directory =
@@ -226,8 +376,14 @@ async fn main() {
         Arc::new(move |commit| seen.lock().expect("no panic").push(commit));
     let options = Options { observer: Some(observer), ..Options::default() };
     let store = Arc::new(SqliteStore::open(directory.path(), options).expect("open"));
-    if std::env::args().nth(2).is_some_and(|word| word == "quick") {
-        return one_caller(&store, 1000, 400_000, InstanceState::Succeeded).await;
+    match std::env::args().nth(2).as_deref() {
+        Some("quick") => return one_caller(&store, 1000, 400_000, InstanceState::Succeeded).await,
+        Some("tasks") => {
+            let total = std::env::args().nth(3).map_or(1_000_000, |total| total.parse().expect("a number of tasks"));
+            tasks_of_one(&store, total).await;
+            return prune_all(&store).await;
+        }
+        _ => {}
     }
     for (size, total) in [(1, 3_000), (10, 20_000), (100, 100_000), (1000, 400_000)] {
         one_caller(&store, size, total, InstanceState::Succeeded).await;
@@ -236,6 +392,10 @@ async fn main() {
     for (callers, size) in [(1, 1), (16, 1), (64, 1), (64, 20)] {
         many_callers(store.clone(), &observed, callers, size).await;
     }
+    prune_all(&store).await;
+}
+
+async fn prune_all(store: &SqliteStore) {
     let begun = Instant::now();
     let mut pruned = 0;
     while let gone = store.prune(Timestamp::MAX, 1000).await.expect("prune")
@@ -243,6 +403,6 @@ async fn main() {
     {
         pruned += gone.len();
     }
-    println!("pruned {pruned} at {:.0}/s", pruned as f64 / begun.elapsed().as_secs_f64());
+    println!("pruned {pruned} in {:.2?}, at {:.0}/s", begun.elapsed(), pruned as f64 / begun.elapsed().as_secs_f64());
     println!("{:.0} MB on disk", store.status().await.expect("status").bytes as f64 / 1e6);
 }

@@ -5,6 +5,7 @@
 //! one suite (`conformance`), which is why what the simulator shows on the first holds for the second.
 
 pub mod conformance;
+mod ended;
 mod laws;
 pub mod logs;
 mod memory;

@@ -138,8 +138,8 @@ pub trait Store: Send + Sync + 'static {
     /// Undeleted only.
     async fn job_by_name(&self, app: AppId, name: &str) -> Result<Option<Job>, StoreError>;
     async fn instance_by_idempotency_key(&self, app: AppId, key: &str) -> Result<Option<InstanceId>, StoreError>;
-    /// Tasks of an instance from `from` on that wait and were never placed nor are bound to a worker, in order of id: at
-    /// most `limit`, and no more once they hold `bytes` ([`Task::bytes`]), but one if there is one.
+    /// Tasks of an active instance from `from` on that wait and were never placed nor are bound to a worker, in order of
+    /// id: at most `limit`, and no more once they hold `bytes` ([`Task::bytes`]), but one if there is one.
     async fn tasks_waiting(
         &self,
         instance: InstanceId,
@@ -172,10 +172,12 @@ pub trait Store: Send + Sync + 'static {
     async fn fanouts(&self, ids: Vec<InstanceId>) -> Result<Vec<Fanout>, StoreError>;
     /// In order of id; `more` as of all listings. Inputs and results are left out (`None`): see [`Store::task`].
     async fn tasks(&self, filter: TaskFilter) -> Result<Page<Task>, StoreError>;
-    /// One task with all that belongs to it.
+    /// One task with all that belongs to it. Of an ended instance, one that had not ended by itself is `stopped` here, in
+    /// listings and in counts, for the reason `instance_ended`: it never will.
     async fn task(&self, instance: InstanceId, id: TaskId) -> Result<Option<Task>, StoreError>;
     /// Tasks proper ([`TaskRole::is_counted`](pendula_model::task::TaskRole::is_counted)) from `from` on that ended, with
-    /// their results, in order of id: at most `limit`, and no more once they hold `bytes`, but one if there is one.
+    /// their results but without their inputs, in order of id: at most `limit`, and no more once they hold `bytes`, but
+    /// one if there is one. Of an ended instance too: those that ended by themselves.
     async fn task_results(
         &self,
         instance: InstanceId,
@@ -194,8 +196,11 @@ pub trait Store: Send + Sync + 'static {
 
     // --- upkeep ----------------------------------------------------------------------------------------------------
 
-    /// Forgets instances (with their past attempts) whose `prune_at` has come, at most `limit`; also revisions, gaps
-    /// and deleted jobs that nothing refers to any more. Returns the instances that went, so that their logs can go too.
+    /// Forgets instances (with their tasks and past attempts) whose `prune_at` has come, at most `limit`; also revisions,
+    /// gaps and deleted jobs that nothing refers to any more. Returns the instances that went, so that their logs can go
+    /// too. However many tasks they have, commits of others never wait for more than a small part of this; meanwhile an
+    /// instance that is on its way out has no [`Store::fanout`] any more, and fewer and fewer tasks. When it fails or is
+    /// dropped midway, the next call goes on.
     async fn prune(&self, now: Timestamp, limit: usize) -> Result<Vec<(AppId, InstanceId)>, StoreError>;
 
     /// Checks tables, indexes and seed rows against what this version needs, and reads sizes.

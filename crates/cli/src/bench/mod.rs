@@ -4,6 +4,7 @@
 //! and workers that dial it over loopback. The machine is probed before and after, because figures from a machine that
 //! was busy meanwhile mean little. Load is bounded in number and time.
 
+mod map;
 mod probes;
 mod rig;
 mod scenarios;
@@ -22,13 +23,21 @@ use probes::Probes;
 /// Starts a server and workers of this binary on loopback, loads them, and prints a table. Takes about four minutes and
 /// two gigabytes of temporary disk; `--quick` a minute and a tenth of it.
 #[derive(Clone, Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct BenchArgs {
+    #[command(subcommand)]
+    command: Option<BenchCommand>,
     /// Smaller numbers
     #[arg(long)]
     quick: bool,
     /// Only these scenarios (may be repeated)
     #[arg(long, value_enum, value_name = "NAME")]
     scenario: Vec<Scenario>,
+}
+
+#[derive(Clone, Debug, clap::Subcommand)]
+enum BenchCommand {
+    Map(map::MapArgs),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -90,6 +99,9 @@ struct Report {
 }
 
 pub async fn run(args: BenchArgs, screen: Screen) -> Outcome {
+    if let Some(BenchCommand::Map(args)) = args.command {
+        return map::run(args, screen).await;
+    }
     let wanted = if args.scenario.is_empty() { Scenario::ALL.to_vec() } else { args.scenario.clone() };
     let probes_before = probes::probe().map_err(failed)?;
     let mut measures = Vec::new();

@@ -70,13 +70,13 @@ impl Rig {
     }
 
     /// A worker process that offers `noop`.
-    pub fn noop_worker(&self, slots: u32) -> anyhow::Result<Process> {
+    pub fn noop_worker(&self, name: &str, slots: u32) -> anyhow::Result<Process> {
         let mut command = Command::new(std::env::current_exe()?);
         command
-            .args(["worker", "--server", &self.url(), "--app", APP, "--name", "bench-worker"])
+            .args(["worker", "--server", &self.url(), "--app", APP, "--name", name])
             .args(["--processors", "noop", "--slots", &slots.to_string()])
             .env("PENDULA_TOKEN", &self.worker_token);
-        Process::start(command, &self.directory.path().join("worker.log"))
+        Process::start(command, &self.directory.path().join(format!("worker-{name}.log")))
     }
 
     /// How many instances are under way.
@@ -120,8 +120,17 @@ impl Process {
 
     /// Resident memory in MiB.
     pub fn resident_mib(&self) -> anyhow::Result<f64> {
+        self.memory_mib("VmRSS:")
+    }
+
+    /// The most that was ever resident, in MiB.
+    pub fn peak_mib(&self) -> anyhow::Result<f64> {
+        self.memory_mib("VmHWM:")
+    }
+
+    fn memory_mib(&self, which: &str) -> anyhow::Result<f64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS line")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(which)).context("no such line")?;
         let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
         Ok(kib / 1024.0)
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Subcommand;
-use pendula_client::{Client, ClientError, FollowOptions, InstanceFilter, RunKey};
+use pendula_client::{Client, ClientError, InstanceFilter, RunKey};
 use pendula_model::api::{JobView, RunJob, RunResult};
 use pendula_model::{InstanceId, Timestamp, duration};
 use rand::distr::{Alphanumeric, SampleString};
@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::ask::confirm;
 use super::instance::instance_table;
 use super::moment::{parse_duration, parse_time};
-use super::watch::watch;
+use super::watch::wait;
 use crate::connect::{AppArg, ConnectArgs};
 use crate::definitions::now;
 use crate::failure::{Failure, Outcome};
@@ -90,7 +90,8 @@ enum Command {
 const RUN_HELP: &str = "\
 The parameters reach the job beside those of its definition; a key given here wins.
 With --wait the exit code is 0 when the instance succeeded and 1 when it did not; a server
-that restarts meanwhile is waited for. Ctrl-C ends the waiting, not the instance.
+that restarts meanwhile is waited for. Ctrl-C ends the waiting, not the instance. An instance
+with many tasks shows how far they are instead of their logs, and at the end what failed.
 
 Examples:
   pendula job run report --wait
@@ -116,7 +117,7 @@ struct RunArgs {
     /// -100 to 100; higher goes first among what waits
     #[arg(long, allow_negative_numbers = true)]
     priority: Option<i8>,
-    /// Follow the log and exit with the result
+    /// Follow the log, or the progress of many tasks, and exit with the result
     #[arg(long, short)]
     wait: bool,
     /// The same key means the same run, however often the command is repeated
@@ -236,11 +237,11 @@ async fn run_job(screen: &Screen, client: &Client, app: &str, args: RunArgs) -> 
     if !args.wait {
         return screen.show(&result, |screen| announce(screen, &args.job, id, result.created));
     }
-    let ended = watch(screen, client, id, FollowOptions::default()).await?;
+    let ended = wait(screen, client, id).await?;
     if !screen.is_table() {
         screen.document(&client.instance_fetch(id).await?)?;
     }
-    ended.verdict(screen, id)
+    ended.verdict(screen, id, None)
 }
 
 fn announce(screen: &Screen, job: &str, id: InstanceId, created: bool) -> Outcome {

@@ -19,4 +19,5 @@ pub mod worker;
 
 mod ask;
 mod moment;
+mod progress;
 mod watch;

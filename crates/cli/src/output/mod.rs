@@ -10,7 +10,7 @@ use serde::Serialize;
 
 pub use table::{Shade, Table};
 pub use time::{ago, clock, instant, span};
-pub use words::{processor_line, state_shade, task_shade, trigger_line};
+pub use words::{count, processor_line, progress_line, state_shade, task_shade, trigger_line};
 
 use crate::failure::{Failure, Outcome};
 
@@ -84,6 +84,12 @@ impl Screen {
     /// A sentence about what was done; for people only.
     pub fn done(&self, text: impl AsRef<str>) -> Outcome {
         if self.is_table() { self.line(text) } else { Ok(()) }
+    }
+
+    /// Text on standard error in a table, or nothing for programs.
+    pub fn table_error(&self, table: Table) {
+        let terminal = std::io::stderr().is_terminal();
+        eprintln!("{}", table.render(table::terminal_width(terminal), terminal && colours_wanted()));
     }
 
     /// `text` in a colour on standard error, where colours are wanted.

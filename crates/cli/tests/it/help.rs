@@ -19,6 +19,8 @@ const COMMANDS: &[&str] = &[
     "config",
     "completions",
     "job run",
+    "instance tasks",
+    "bench map",
 ];
 
 #[test]

@@ -13,7 +13,7 @@ use crate::command::{Done, Pendula};
 /// A secret for tests; long enough that a server takes it.
 pub const ADMIN: &str = "K7q2mVx94TzLw8RbYc3NfHs6PdJgAe5U";
 
-struct Live {
+pub struct Live {
     server: Server,
     worker: tokio::task::JoinHandle<()>,
     shutdown: Shutdown,
@@ -21,7 +21,7 @@ struct Live {
 }
 
 impl Live {
-    async fn start() -> (Live, Pendula) {
+    pub async fn start() -> (Live, Pendula) {
         let data = tempfile::tempdir().expect("a directory");
         let flags = Flags {
             listen: Some("127.0.0.1:0".into()),
@@ -56,7 +56,7 @@ impl Live {
         (Live { server, worker, shutdown, _data: data }, pendula)
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.shutdown.drain();
         self.worker.await.expect("no panic");
         self.server.stop().await;
@@ -64,7 +64,7 @@ impl Live {
 }
 
 /// The commands block, the server must go on.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.expect("no panic")
 }
 

@@ -5,4 +5,5 @@ mod exit_codes;
 mod help;
 mod import;
 mod live;
+mod many_tasks;
 mod restart;

@@ -1,9 +1,9 @@
 use std::time::Duration;
 
 use pendula_client::{Client, ClientError, FollowOptions};
-use pendula_model::InstanceId;
 use pendula_model::api::LogEvent;
 use pendula_model::instance::InstanceState;
+use pendula_model::{InstanceId, TaskId};
 
 use crate::canned::{Canned, events, json};
 
@@ -19,6 +19,9 @@ async fn collect(server: &Canned, options: FollowOptions) -> (String, Option<Ins
             Ok(LogEvent::Gap { bytes, .. }) => text.push_str(&format!("<{bytes} lost>")),
             Ok(LogEvent::CutOff { .. }) => text.push_str("<cut off>"),
             Ok(LogEvent::State { .. }) => {}
+            Ok(LogEvent::Tasks { tasks }) => {
+                text.push_str(&format!("<{} of {}>", tasks.counts.succeeded, tasks.counts.total))
+            }
             Ok(LogEvent::End { state, .. }) => end = Some(state),
             Err(error) => return (text, end, Some(error)),
         }
@@ -83,4 +86,19 @@ async fn a_refusal_is_final_and_silence_ends_with_patience() {
     let options = FollowOptions { patience: Duration::from_millis(250), ..FollowOptions::default() };
     let (_, _, error) = collect(&server, options).await;
     assert!(matches!(error, Some(ClientError::Unreachable { .. })), "{error:?}");
+}
+
+#[tokio::test]
+async fn the_progress_of_many_tasks_comes_with_the_log_and_a_task_can_be_followed_alone() {
+    let tasks = r#"{"tasks":{"total":9,"waiting":4,"running":1,"succeeded":4,"failed":0,"lost":0,"stopped":0,"phase":"main","rate":2.5,"estimate":null}}"#;
+    let server = Canned::start(vec![events(&[
+        ("tasks", tasks),
+        ("log", r#"{"attempt":1,"offset":0,"data":"a"}"#),
+        ("end", r#"{"state":"succeeded"}"#),
+    ])])
+    .await;
+    let options = FollowOptions { task: Some(TaskId(7)), ..FollowOptions::default() };
+    let (text, end, error) = collect(&server, options).await;
+    assert_eq!((text.as_str(), end), ("<4 of 9>a", Some(InstanceState::Succeeded)), "{error:?}");
+    assert!(server.requests()[0].starts_with("GET /api/v1/instances/42/logs?follow=true&task=7 HTTP"));
 }

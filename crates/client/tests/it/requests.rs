@@ -1,5 +1,7 @@
-use pendula_client::{Client, ClientError, RunKey};
+use pendula_client::{Client, ClientError, RunKey, TaskFilter};
 use pendula_model::api::{RunJob, TokenCreate, TokenKind};
+use pendula_model::instance::TaskState;
+use pendula_model::{InstanceId, TaskId};
 
 use crate::canned::{Canned, json};
 
@@ -59,4 +61,45 @@ async fn a_server_that_is_not_ready_says_why() {
     let client = Client::new(&server.address, "secret").expect("an address");
     let error = client.readyz().await.expect_err("not ready").to_string();
     assert!(error.contains("the disk is full"), "{error}");
+}
+
+#[tokio::test]
+async fn tasks_are_asked_for_by_number_state_and_name() {
+    let task = r#"{"instance":"42","task":7,"role":"sub","parent":0,"name":"b.txt","state":"lost","attempt":2,
+        "input":{"content_type":"text/plain","text":"b"},"emitted":3}"#;
+    let server = Canned::start(vec![
+        json("200 OK", &format!(r#"{{"items":[{task}],"next_cursor":"c"}}"#)),
+        json("200 OK", task),
+        json("200 OK", "a,b"),
+        json("200 OK", r#"{"retried":10000,"left":5}"#),
+        json("201 Created", r#"{"instance":"43","created":true}"#),
+        json("200 OK", r#"{"why":"it waits"}"#),
+    ])
+    .await;
+    let client = Client::new(&server.address, "secret").expect("an address");
+    let (id, seven) = (InstanceId(42), TaskId(7));
+    let states = vec![TaskState::Failed, TaskState::Lost];
+    let filter = TaskFilter { states, name: Some("b.".to_owned()), limit: Some(9), ..TaskFilter::default() };
+    let page = client.instance_tasks(id, &filter).await.expect("a page");
+    assert_eq!((page.items[0].task, page.items[0].state), (seven, TaskState::Lost));
+    let detail = client.task_fetch(id, seven).await.expect("a task");
+    assert_eq!((detail.task.parent, detail.emitted), (Some(TaskId::ROOT), 3));
+    let result = client.task_result(id, seven).await.expect("bytes");
+    assert_eq!((&*result.content_type, &*result.bytes), ("application/json", &b"a,b"[..]));
+    let again = client.tasks_retry(id, vec![seven]).await.expect("a count");
+    assert_eq!((again.retried, again.left), (10_000, 5));
+    client.instance_retry_unsuccessful(id, RunKey::Given("k")).await.expect("a new instance");
+    client.instance_explain(id, Some(seven)).await.expect("an explanation");
+    let requests = server.requests();
+    for (request, part) in [
+        (0, "GET /api/v1/instances/42/tasks?state=failed%2Clost&name=b.&limit=9 HTTP"),
+        (1, "GET /api/v1/instances/42/tasks/7 HTTP"),
+        (2, "GET /api/v1/instances/42/tasks/7/result HTTP"),
+        (3, r#"{"tasks":[7]}"#),
+        (4, r#"{"only":"unsuccessful"}"#),
+        (4, "idempotency-key: k"),
+        (5, "GET /api/v1/instances/42/explain?task=7 HTTP"),
+    ] {
+        assert!(requests[request].contains(part), "no {part:?} in {}", requests[request]);
+    }
 }

@@ -40,7 +40,7 @@ async fn o_9_a_killed_worker_leaves_a_log_that_says_where_it_was_cut_off() {
             LogEvent::Log { attempt, data, .. } => texts[attempt as usize - 1].push_str(&data),
             LogEvent::CutOff { attempt, .. } => cut_off.push(attempt),
             LogEvent::End { state, .. } => break state,
-            LogEvent::State { .. } | LogEvent::Gap { .. } => {}
+            LogEvent::State { .. } | LogEvent::Gap { .. } | LogEvent::Tasks { .. } => {}
         }
     };
     assert_eq!(end.as_str(), "succeeded", "the second worker ran it again");

@@ -1,8 +1,17 @@
 //! Tests with real processes.
 
 mod arrows;
+mod broadcast;
+mod clocks;
+mod crew;
+mod frozen;
+mod herd;
 mod install;
 mod kill;
 mod logs;
+mod maps;
+mod networks;
+mod readme;
+mod shards;
 mod stop;
 mod tour;

@@ -1,75 +1,11 @@
 //! The README's five minutes, word for word, with the real program.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::{Command, Output};
 use std::time::Duration;
 
-use pendula_e2e::binary::pendula;
 use pendula_e2e::process::{Process, eventually};
 
-/// A fenced block of the README: its language and its text.
-fn blocks() -> Vec<(String, String)> {
-    let readme = include_str!("../../../../README.md");
-    let tour = readme.split("## Five minutes").nth(1).expect("the section is there");
-    let tour = tour.split("\n## ").next().expect("a section has text");
-    let mut blocks = Vec::new();
-    let mut lines = tour.lines();
-    while let Some(line) = lines.next() {
-        if let Some(language) = line.strip_prefix("```") {
-            let text: Vec<_> = lines.by_ref().take_while(|line| *line != "```").collect();
-            blocks.push((language.to_owned(), text.join("\n")));
-        }
-    }
-    blocks
-}
-
-/// A home of its own, in which `pendula` is on the path.
-struct Newcomer {
-    home: tempfile::TempDir,
-}
-
-impl Newcomer {
-    fn new() -> Newcomer {
-        let home = tempfile::tempdir().expect("a temporary directory can be made");
-        std::fs::create_dir(home.path().join("bin")).expect("the home is empty");
-        std::os::unix::fs::symlink(pendula(), home.path().join("bin/pendula")).expect("the name is free");
-        Newcomer { home }
-    }
-
-    fn path(&self) -> &Path {
-        self.home.path()
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        let path = format!("{}:{}", self.path().join("bin").display(), std::env::var("PATH").unwrap_or_default());
-        command.env("HOME", self.path()).env("PATH", path).current_dir(self.path());
-        for name in ["XDG_CONFIG_HOME", "XDG_DATA_HOME", "PENDULA_TOKEN", "PENDULA_SERVER"] {
-            command.env_remove(name);
-        }
-        command
-    }
-
-    fn shell(&self, line: &str) -> Output {
-        self.command("sh").args(["-c", line]).output().expect("sh is there")
-    }
-
-    fn succeeds(&self, line: &str) -> String {
-        let output = self.shell(line);
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "`{line}` failed:\n{text}");
-        text
-    }
-
-    /// The id of the latest instance of a job, as a reader of the README would copy it.
-    fn latest(&self, job: &str) -> String {
-        let json = self.succeeds(&format!("pendula instance list --job {job} -o json"));
-        let listing: serde_json::Value = serde_json::from_str(&json).expect("it is JSON");
-        let items = listing.get("items").unwrap_or(&listing);
-        items[0]["id"].as_str().expect("there is an instance").to_owned()
-    }
-}
+use crate::readme::{Newcomer, blocks, typed};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_readme_tour_works_word_for_word() {
@@ -86,12 +22,12 @@ async fn the_readme_tour_works_word_for_word() {
 
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
     let mut job = "hello";
-    for (language, text) in blocks() {
+    for (language, text) in blocks("Five minutes") {
         match language.as_str() {
             "yaml" => std::fs::write(newcomer.path().join("tour.yaml"), text).expect("the home is writable"),
             "sh" => {
                 for line in text.lines() {
-                    let line = line.split('#').next().unwrap_or_default().trim();
+                    let line = typed(line);
                     if line.is_empty() || line == "make run" || line.starts_with("alias ") {
                         continue;
                     }

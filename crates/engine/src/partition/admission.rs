@@ -266,13 +266,15 @@ impl Partition {
         }
         let unbegun = |id: &InstanceId| {
             let active = &self.instances[id];
-            active.place == Place::Ready && active.row.attempt == 0 && active.spread.is_none()
+            active.place == Place::Ready && active.row.attempt == 0
         };
         let unbegun: Vec<_> = entry.admitted.iter().copied().filter(unbegun).collect();
         for id in unbegun {
             self.leave_queues(id);
+            self.unqueue_spread(id);
             let active = self.instances.get_mut(&id).expect("just seen");
             active.place = Place::Queued;
+            active.hold_until = None;
             let key = active.queue_key();
             if let Some(entry) = self.jobs.get_mut(&job) {
                 entry.queue.insert(key);

@@ -292,7 +292,8 @@ impl Partition {
         if !ended {
             return Err(Refusal::NoRetry("it has not ended; retry its tasks"));
         }
-        if matches!(mode, ExecutionMode::Standalone | ExecutionMode::Broadcast(_)) {
+        let was_broadcast = base.targets.is_some();
+        if was_broadcast || matches!(mode, ExecutionMode::Standalone | ExecutionMode::Broadcast(_)) {
             return Err(Refusal::NoRetry(
                 "only tasks of a map or of shards can be repeated alone; run all of it again",
             ));

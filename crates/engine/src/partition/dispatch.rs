@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::Partition;
 use super::choice::{Choice, choose, describe};
-use super::state::{ClassId, Place, Session};
+use super::state::{Active, ClassId, Place, Session};
 use crate::Output;
 use crate::effect::{Dispatch, Effect, Observation};
 use crate::lifecycle::{Event, Step, step};
@@ -86,7 +86,11 @@ impl Partition {
             while let Some(session) = self.sessions.get_mut(&id).filter(|session| session.free() > 0)
                 && let Some(key) = session.bound.pop_first()
             {
-                self.place_task(key, id, out);
+                // What its job's limit holds back is bound again when it may begin.
+                let is_open = |active: &Active| matches!(active.place, Place::Ready | Place::Placed);
+                if self.instances.get(&key.instance).is_some_and(is_open) {
+                    self.place_task(key, id, out);
+                }
             }
         }
     }

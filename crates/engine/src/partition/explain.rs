@@ -2,6 +2,7 @@
 
 use pendula_model::instance::{InstanceState, TaskState};
 use pendula_model::task::Phase;
+use pendula_model::worker::WorkerRef;
 use pendula_model::{InstanceId, TaskId, Timestamp};
 use serde_json::{Value, json};
 
@@ -137,14 +138,16 @@ impl Partition {
         told["tasks"] = json!(counts);
         let waits = spread.live.values().filter(|task| task.row.state == TaskState::Waiting).count();
         let placed: u32 = spread.on_worker.values().sum();
+        let is_away = |worker: &WorkerRef| self.away.get(&(active.row.app, worker.clone()));
+        let away = spread.on_worker.iter().filter_map(|(worker, tasks)| Some((worker, tasks, is_away(worker)?)));
+        let missing: Vec<_> = away.collect();
         if placed > 0 {
             let workers: Vec<Value> = spread
                 .on_worker
                 .iter()
                 .take(LISTED_WORKERS)
                 .map(|(worker, tasks)| {
-                    let away = self.away.contains_key(&(active.row.app, worker.clone()));
-                    json!({ "worker": worker.name, "tasks": tasks, "connected": !away })
+                    json!({ "worker": worker.name, "tasks": tasks, "connected": is_away(worker).is_none() })
                 })
                 .collect();
             told["workers"] = workers.into();
@@ -163,6 +166,19 @@ impl Partition {
         }
         let next =
             spread.live.values().filter(|task| task.row.state == TaskState::Waiting).min_by_key(|t| t.row.due_at);
+        if let Some((worker, _, first)) = missing.iter().min_by_key(|(_, _, away)| away.deadline)
+            && missing.len() == spread.on_worker.len()
+        {
+            let tasks: u32 = missing.iter().map(|(_, tasks, _)| **tasks).sum();
+            let (name, until) = (&worker.name, first.deadline);
+            return because(
+                format!("{tasks} tasks are with {} workers that are not connected, {name} among them", missing.len()),
+                format!(
+                    "start or unfreeze worker {name}; what it does not claim until {until} is lost, and runs elsewhere \
+                         where the mode and `delivery` allow it"
+                ),
+            );
+        }
         match next {
             _ if placed > 0 => because(format!("{phase} run: {placed} with {} workers", spread.on_worker.len()), ""),
             Some(task) if waits > 0 => self.why_task_waits(active, task, told),

@@ -7,7 +7,7 @@
 //! map_reduce            the same                       ─► reduce ─► end
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pendula_model::change::Change;
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::Partition;
 use super::spread::{LiveTask, Spread, Written};
-use super::state::Dirty;
+use super::state::{Dirty, Place};
 use crate::Output;
 use crate::effect::{Effect, Observation};
 
@@ -29,11 +29,14 @@ impl Partition {
     pub(super) fn begin(&mut self, id: InstanceId, out: &mut Output) {
         let now = self.now;
         let Some(active) = self.instances.get_mut(&id) else { return };
-        if active.row.state != InstanceState::Waiting {
+        if active.row.state != InstanceState::Waiting || active.place != Place::Ready {
             return;
         }
-        if active.spread.is_some() {
-            // Begun before, by an owner or as a repetition.
+        if let Some(spread) = &active.spread {
+            // Begun before: by an owner, as a repetition, or until a lowered limit held it back.
+            let is_bound = |task: &&LiveTask| task.row.target.is_some() && task.row.due_at <= now;
+            let bound: Vec<TaskKey> = spread.live.values().filter(is_bound).map(|task| task.row.key()).collect();
+            bound.into_iter().for_each(|key| self.ready_task(key));
             self.queue_spread(id);
             return self.advance(id, out);
         }
@@ -86,9 +89,20 @@ impl Partition {
         let Some(class) = self.apps.get(&app).and_then(|entry| entry.classes.get(&class)) else { return };
         let mut workers = Vec::new();
         let mut chosen = Vec::new();
-        let away = self.away.iter().filter(|((owner, _), _)| *owner == app);
-        let away = away.filter_map(|(_, away)| Some((&away.last.as_ref()?.0, false, away.draining)));
         let live = self.sessions.values().filter(|session| session.app == app);
+        // A process whose name is another's since does not come back.
+        let names: BTreeSet<&str> = live.clone().map(|session| &*session.info.worker.name).collect();
+        let mut latest = BTreeMap::new();
+        for ((_, worker), away) in self.away.iter().filter(|((owner, _), _)| *owner == app) {
+            let Some((info, connected_at, _)) = away.last.as_ref().filter(|_| !names.contains(&*worker.name)) else {
+                continue;
+            };
+            let known = latest.entry(&*worker.name).or_insert((*connected_at, info, away.draining));
+            if known.0 < *connected_at {
+                *known = (*connected_at, info, away.draining);
+            }
+        }
+        let away = latest.values().map(|(_, info, draining)| (*info, false, *draining));
         let live = live.map(|session| (&session.info, true, session.draining));
         for (info, connected, draining) in live.chain(away).take(limits::TARGETS) {
             let rejected = class.mismatch(info).or_else(|| draining.then(|| "draining".to_owned()));

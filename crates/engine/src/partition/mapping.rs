@@ -110,9 +110,10 @@ impl Partition {
             (row.failures, row.losses) = (0, 0);
             retried.push(row.key());
             spread.count(was, TaskState::Waiting);
-            let task = row.id;
+            // Written as waiting, whatever follows: what ended only ever becomes what waits.
+            row.version += 1;
+            spread.changed.push(Written::Row(Box::new(row.clone())));
             spread.insert_live(LiveTask::new(row, Dirty::Clean, now));
-            spread.touch_task(task);
         }
         if !retried.is_empty() {
             spread.retries += 1;

@@ -45,6 +45,7 @@ use pendula_model::{AppId, InstanceId, JobId, PartitionId, SessionId, TaskKey, T
 
 use crate::effect::{Effect, Observation, Reply, ReplyTo};
 use crate::input::{Command, Fact, Input, Need};
+use spread::Spread;
 use state::{Active, AppEntry, Away, Dirty, JobEntry, Random, Session, Timer, Window};
 
 /// What handling an input led to. The caller drains it, or lets several inputs add to one batch.
@@ -231,10 +232,15 @@ impl Partition {
             active.allowance += by;
             active.sent_at = active.sent_at.plus(by);
             let mut tasks = Vec::new();
-            for task in active.spread.iter_mut().flat_map(|spread| spread.live.values_mut()) {
-                task.allowance += by;
-                task.sent_at = task.sent_at.plus(by);
-                tasks.extend(task.timer.map(|_| task.row.key()));
+            if let Some(Spread { live, orphans, .. }) = active.spread.as_deref_mut() {
+                for (id, task) in live {
+                    // What waits for a time goes on when the clock shows it; an orphan's patience is a duration.
+                    if task.row.state.is_placed() || orphans.values().any(|orphans| orphans.contains(id)) {
+                        task.allowance += by;
+                        task.sent_at = task.sent_at.plus(by);
+                        tasks.extend(task.timer.map(|_| task.row.key()));
+                    }
+                }
             }
             self.rearm(id);
             tasks.into_iter().for_each(|key| self.rearm_task(key));

@@ -16,8 +16,8 @@ use pendula_model::{InstanceId, JobId, Timestamp};
 
 /// A point of priority outweighs so much waiting.
 pub(super) const AGING: Duration = Duration::from_secs(60);
-/// Levels are brought up to date so often at least.
-const REFRESH: Duration = Duration::from_secs(5);
+/// Levels that waiting brings at most: the widest difference of priorities.
+const MOST_AGED: u64 = 200;
 /// What one placement costs a job of weight 1; a multiple of all small weights, so that they divide it well.
 const STRIDE: u64 = 720_720;
 
@@ -73,6 +73,8 @@ struct JobQueue {
     /// When something of the job was placed last, if it was since the queue exists.
     served: Option<Timestamp>,
     rank: Rank,
+    /// When its level grows.
+    grows_at: Option<Timestamp>,
 }
 
 /// See the [module](self).
@@ -80,8 +82,9 @@ struct JobQueue {
 pub(super) struct ReadyQueue {
     jobs: HashMap<JobId, JobQueue>,
     order: BTreeSet<Rank>,
+    /// When levels grow.
+    growing: BTreeSet<(Timestamp, JobId)>,
     items: usize,
-    refreshed: Timestamp,
 }
 
 impl ReadyQueue {
@@ -96,19 +99,12 @@ impl ReadyQueue {
     /// Lets an item wait. Again is the same as once.
     pub fn insert(&mut self, now: Timestamp, clock: FairClock, item: Item) {
         let key = item.key();
-        match self.jobs.get_mut(&item.job) {
-            Some(queue) => {
-                self.items += usize::from(queue.items.insert(key));
-                self.rerank(now, item.job);
-            }
-            None => {
-                let rank = Rank { level: level(now, &key, None), tag: clock.0, first: key, job: item.job };
-                let queue = JobQueue { items: BTreeSet::from([key]), tag: clock.0, served: None, rank };
-                self.jobs.insert(item.job, queue);
-                self.order.insert(rank);
-                self.items += 1;
-            }
-        }
+        let queue = self.jobs.entry(item.job).or_insert_with(|| {
+            let rank = Rank { level: Reverse(0), tag: clock.0, first: key, job: item.job };
+            JobQueue { items: BTreeSet::new(), tag: clock.0, served: None, rank, grows_at: None }
+        });
+        self.items += usize::from(queue.items.insert(key));
+        self.rerank(now, item.job);
     }
 
     /// Takes an item out, if it is there.
@@ -122,10 +118,10 @@ impl ReadyQueue {
 
     /// Who is next.
     pub fn first(&mut self, now: Timestamp) -> Option<Rank> {
-        if now.since(self.refreshed) >= REFRESH {
-            self.refreshed = now;
-            let jobs: Vec<JobId> = self.jobs.keys().copied().collect();
-            jobs.into_iter().for_each(|job| self.rerank(now, job));
+        while let Some((at, job)) = self.growing.first().copied()
+            && at <= now
+        {
+            self.rerank(now, job);
         }
         self.order.first().copied()
     }
@@ -147,25 +143,34 @@ impl ReadyQueue {
 
     fn rerank(&mut self, now: Timestamp, job: JobId) {
         let Some(queue) = self.jobs.get_mut(&job) else { return };
-        let Some(first) = queue.items.first() else {
-            self.order.remove(&queue.rank);
+        let old = (queue.rank, queue.grows_at);
+        let Some(first) = queue.items.first().copied() else {
+            self.order.remove(&old.0);
+            old.1.map(|at| self.growing.remove(&(at, job)));
             self.jobs.remove(&job);
             return;
         };
-        let rank = Rank { level: level(now, first, queue.served), tag: queue.tag, first: *first, job };
-        if rank != queue.rank {
-            self.order.remove(&queue.rank);
-            self.order.insert(rank);
-            queue.rank = rank;
+        let (level, grows_at) = level(now, &first, queue.served);
+        queue.rank = Rank { level: Reverse(level), tag: queue.tag, first, job };
+        queue.grows_at = grows_at;
+        if queue.rank != old.0 {
+            self.order.remove(&old.0);
+        }
+        // A new job stands nowhere yet.
+        self.order.insert(queue.rank);
+        if grows_at != old.1 {
+            old.1.map(|at| self.growing.remove(&(at, job)));
+            grows_at.map(|at| self.growing.insert((at, job)));
         }
     }
 }
 
-/// Priority and what was waited since the job had its turn.
-fn level(now: Timestamp, first: &Key, served: Option<Timestamp>) -> Reverse<i64> {
+/// Priority and what was waited since the job had its turn; and when it will be one more.
+fn level(now: Timestamp, first: &Key, served: Option<Timestamp>) -> (i64, Option<Timestamp>) {
     let since = served.map_or(first.due_at, |served| served.max(first.due_at));
-    let aged = now.since(since).as_micros() / AGING.as_micros();
-    Reverse(i64::from(first.priority) + aged as i64)
+    let aged = (now.since(since).as_micros() / AGING.as_micros()).min(u128::from(MOST_AGED)) as u32;
+    let grows_at = (u64::from(aged) < MOST_AGED).then(|| since.plus(AGING * (aged + 1)));
+    (i64::from(first.priority) + i64::from(aged), grows_at)
 }
 
 #[cfg(test)]
@@ -226,8 +231,8 @@ mod tests {
                 break;
             }
         }
-        // Five points are worth five minutes; levels are refreshed every few seconds.
-        assert!((300..=366).contains(&served_low.unwrap()), "{served_low:?}");
+        // Five points are worth five minutes.
+        assert!((300..=360).contains(&served_low.unwrap()), "{served_low:?}");
     }
 
     #[test]

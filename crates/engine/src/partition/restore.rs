@@ -6,7 +6,7 @@ use pendula_model::TaskKey;
 use pendula_model::Timestamp;
 use pendula_model::change::Change;
 use pendula_model::id::IdSequence;
-use pendula_model::instance::{InstanceState, Origin};
+use pendula_model::instance::{InstanceState, Origin, Reason, TaskState};
 use pendula_model::mode::ExecutionMode;
 use pendula_model::snapshot::Snapshot;
 use pendula_model::task::{Fanout, Phase, Task};
@@ -146,13 +146,17 @@ impl Partition {
             this.rearm(id);
         }
         tasks.into_iter().for_each(|task| this.restore_task(task));
-        let begun: Vec<_> = this.instances.values().filter(|a| a.spread.is_some()).map(|a| a.row.id).collect();
+        // In order, so that the same store always leads to the same decisions.
+        let mut begun: Vec<_> = this.instances.values().filter(|a| a.spread.is_some()).map(|a| a.row.id).collect();
+        begun.sort_unstable();
         for id in begun {
             // So that more is read when there is room.
             this.list(id);
             this.queue_spread(id);
         }
-        let queued: Vec<_> = this.jobs.iter().filter(|(_, entry)| !entry.queue.is_empty()).map(|(id, _)| *id).collect();
+        let mut queued: Vec<_> =
+            this.jobs.iter().filter(|(_, entry)| !entry.queue.is_empty()).map(|(id, _)| *id).collect();
+        queued.sort_unstable();
         for job in queued {
             this.admit_queued(job);
         }
@@ -171,6 +175,13 @@ impl Partition {
         let Some(active) = self.instances.get_mut(&key.instance) else { return };
         let (app, is_stopping) = (active.row.app, active.row.state == InstanceState::Stopping);
         let Some(spread) = active.spread.as_mut() else { return };
+        if is_orphan(&row, now)
+            && let Some(target) = &row.target
+        {
+            spread.orphans.entry(target.name.clone()).or_default().insert(key.task);
+            spread.insert_live(LiveTask::new(row, Dirty::Clean, now));
+            return self.rearm_task(key);
+        }
         let waits_for = if row.state.is_placed() { row.worker.clone() } else { row.target.clone() };
         if row.state.is_placed()
             && let Some(worker) = &row.worker
@@ -198,6 +209,13 @@ impl Partition {
         }
         if !is_placed && due_at <= now { self.ready_task(key) } else { self.rearm_task(key) }
     }
+}
+
+/// Whether a task was lost with its worker and waits for one of the same name.
+fn is_orphan(row: &Task, now: Timestamp) -> bool {
+    let is_lost =
+        matches!(&row.reason, Some(reason) if *reason == Reason::WORKER_LOST || *reason == Reason::WORKER_DRAINED);
+    row.state == TaskState::Waiting && row.target.is_some() && is_lost && row.due_at > now
 }
 
 fn restored_spread(fanout: Fanout, now: Timestamp) -> Spread {

@@ -275,10 +275,10 @@ impl Partition {
         self.wait_task(key, now.plus(pause), end.reason, out);
     }
 
-    /// Keeps a try that is followed by another.
+    /// Keeps a try that is followed by another. What waits was kept when its last try was over.
     fn record_past(&mut self, key: TaskKey, how: AttemptEnd, end: &TaskEnd, out: &mut Output) {
         let now = self.now;
-        let Some(task) = self.live_task(key).filter(|task| task.row.attempt > 0) else { return };
+        let Some(task) = self.live_task(key).filter(|task| task.row.state.is_placed()) else { return };
         let row = &task.row;
         let state = if how == AttemptEnd::Lost { TaskState::Lost } else { TaskState::Failed };
         let reason = end.reason.clone().unwrap_or(Reason::FAILED);
@@ -502,6 +502,7 @@ impl Partition {
 
     /// Sets a task's timer anew.
     pub(super) fn rearm_task(&mut self, key: TaskKey) {
+        let now = self.now;
         let Some((active, _)) = self.spread_of(key) else { return };
         let timeout = active.definition.spec.mode.limits().task_timeout;
         let Some(spread) = active.spread.as_mut() else { return };
@@ -509,7 +510,7 @@ impl Partition {
         let is_ready = spread.fresh.contains(&key.task) || spread.again.contains(&key.task);
         let is_bound = task.row.state == TaskState::Waiting && task.row.target.is_some();
         let waits_orphaned = is_bound && spread.orphans.values().any(|orphans| orphans.contains(&key.task));
-        let waits_only = is_ready || (is_bound && !waits_orphaned && task.row.attempt == 0);
+        let waits_only = is_ready || (is_bound && !waits_orphaned && task.row.due_at <= now);
         let deadline = if waits_only { None } else { task.deadline(timeout) };
         let old = std::mem::replace(&mut task.timer, deadline);
         if old != deadline {

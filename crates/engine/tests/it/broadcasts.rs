@@ -402,3 +402,134 @@ fn a_stop_that_one_worker_does_not_confirm_says_so() {
     assert!(script.task_stops.iter().any(|(_, attempt, abandon)| *attempt == key && *abandon));
     assert!(script.rows.contains_key(&InstanceId(id.0)));
 }
+
+/// A job that keeps slots of a worker busy.
+fn busy(script: &mut Script, worker: SessionId, count: usize) -> Vec<InstanceId> {
+    script.apply(job("busy"));
+    let busy: Vec<_> = (0..count).map(|_| script.run("busy")).collect();
+    assert!(script.tasks_dispatched().iter().all(|(to, _)| *to == worker));
+    busy
+}
+
+#[test]
+fn a_try_is_kept_once_when_its_worker_goes_before_the_next() {
+    let mut script = Script::new();
+    let w1 = script.worker("w1", 4);
+    let retry = Retry { attempts: 3, backoff: Backoff::Fixed(SECOND), ..Retry::default() };
+    let settings = Broadcast { rerun_on_same_worker: true, ..Broadcast::default() };
+    script.apply(JobSpec { retry, ..broadcast(settings) });
+    let id = script.run("b");
+    script.end_task(w1, id, 0, failed());
+    script.disconnect(w1);
+    script.pass(SECOND * 12);
+    placed(&mut script);
+    assert_eq!(script.past.iter().map(|past| past.attempt).collect::<Vec<_>>(), [1]);
+    let hello = script.hello("w1", 2, 4);
+    let back = script.connect(hello);
+    assert_eq!(script.tasks_dispatched(), [(back, AttemptKey::root(id, 2))]);
+}
+
+#[test]
+fn a_process_whose_name_is_anothers_since_is_no_target() {
+    let mut script = Script::new();
+    let w1 = script.worker("w1", 4);
+    busy(&mut script, w1, 1);
+    script.disconnect(w1);
+    script.pass(SECOND);
+    // It still has work, so it is waited for; but the name has gone over.
+    let hello = script.hello("w1", 2, 4);
+    let second = script.connect(hello);
+    script.apply(broadcast(Broadcast::default()));
+    script.run("b");
+    assert_eq!(placed(&mut script), [(0, second)]);
+    // Also while the successor itself is away for a moment.
+    script.disconnect(second);
+    let w2 = script.worker("w2", 4);
+    let id = script.run("b");
+    assert_eq!(placed(&mut script), [(0, w2)]);
+    let boots: Vec<u64> = (0..2).map(|task| script.task(id, task).target.as_ref().unwrap().boot.0).collect();
+    assert_eq!((script.task_states(id).len(), boots), (2, vec![1, 2]));
+}
+
+#[test]
+fn an_orphan_still_waits_for_its_name_after_a_takeover() {
+    for (given, comes_back) in [(true, true), (true, false), (false, true), (false, false)] {
+        let mut script = Script::new();
+        let w1 = script.worker("w1", 1);
+        if !given {
+            busy(&mut script, w1, 1);
+        }
+        let settings =
+            Broadcast { rerun_on_same_worker: true, rerun_within: Some(SECOND * 60), ..Broadcast::default() };
+        script.apply(broadcast(settings));
+        let id = script.run("b");
+        placed(&mut script);
+        script.disconnect(w1);
+        script.pass(SECOND * 11);
+        assert_eq!((script.task(id, 0).state, script.task(id, 0).attempt), (TaskState::Waiting, u32::from(given)));
+        script.restart(SECOND);
+        script.pass(SECOND * 31);
+        placed(&mut script);
+        if comes_back {
+            let hello = script.hello("w1", 7, 4);
+            let back = script.connect(hello);
+            let dispatched = script.tasks_dispatched();
+            assert!(dispatched.iter().any(|(to, key)| *to == back && key.instance == id), "{dispatched:?}");
+        } else {
+            script.pass(SECOND * 30);
+            assert_eq!(script.task(id, 0).state, TaskState::Lost);
+            assert_eq!(script.state(id), InstanceState::Failed);
+        }
+    }
+}
+
+#[test]
+fn a_lost_target_that_is_tried_again_without_its_worker_is_lost_again() {
+    let mut script = Script::new();
+    let [_, _, w3] = three_workers(&mut script);
+    // A new owner would still wait for it to come back.
+    script.pass(SECOND * 31);
+    script.apply(broadcast(Broadcast::default()));
+    let id = script.run("b");
+    script.disconnect(w3);
+    script.pass(SECOND * 11);
+    placed(&mut script);
+    let before = script.task(id, 2).version;
+    let retry = pendula_engine::Command::TasksRetry { instance: id, tasks: vec![TaskId(2)] };
+    assert!(matches!(script.command(retry), pendula_engine::Reply::Retried(1)));
+    assert_eq!(placed(&mut script), []);
+    // It waited in between, as what ended may only ever become.
+    assert_eq!((script.task(id, 2).state, script.task(id, 2).version), (TaskState::Lost, before + 2));
+}
+
+#[test]
+fn a_lowered_limit_holds_back_what_is_bound_and_was_not_given_to_a_worker() {
+    let mut script = Script::new();
+    let w1 = script.worker("w1", 2);
+    let busy = busy(&mut script, w1, 2);
+    script.apply(broadcast(Broadcast::default()));
+    let (first, second) = (script.run("b"), script.run("b"));
+    let mut limited = broadcast(Broadcast::default());
+    limited.concurrency.limit = Some(1);
+    script.apply(limited);
+    busy.into_iter().for_each(|id| script.end(w1, id, Outcome::Succeeded));
+    assert_eq!(script.tasks_dispatched(), [(w1, AttemptKey::root(first, 1))]);
+    script.end_task(w1, first, 0, Outcome::Succeeded);
+    assert_eq!(script.tasks_dispatched(), [(w1, AttemptKey::root(second, 1))]);
+    script.end_task(w1, second, 0, Outcome::Succeeded);
+    assert_eq!(script.state(second), InstanceState::Succeeded);
+}
+
+#[test]
+fn a_broadcast_is_not_repeated_in_part_under_another_mode() {
+    let mut script = Script::new();
+    let w1 = script.worker("w1", 2);
+    script.apply(broadcast(Broadcast::default()));
+    let id = script.run("b");
+    script.end_task(w1, id, 0, failed());
+    script.apply(JobSpec { mode: ExecutionMode::Map(Default::default()), ..job("b") });
+    let mut request = script.run_request("b");
+    (request.rerun_of, request.only_unsuccessful) = (Some(id), true);
+    let refused = crate::script::refusal(script.command(pendula_engine::Command::JobRun(Box::new(request))));
+    assert!(refused.to_string().contains("only tasks of a map or of shards"), "{refused}");
+}

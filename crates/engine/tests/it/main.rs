@@ -9,6 +9,7 @@ mod explanations;
 mod lasting;
 mod maps;
 mod misfires;
+mod no_workers;
 mod requests;
 mod retries;
 mod script;

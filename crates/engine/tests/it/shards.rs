@@ -174,3 +174,39 @@ fn script_attempt(script: &Script, id: pendula_model::InstanceId, task: u64) -> 
     let task = script.task(id, task);
     pendula_model::AttemptKey::new(task.key(), task.attempt)
 }
+
+#[test]
+fn a_back_off_ends_when_the_clock_shows_its_time_also_after_a_jump() {
+    let mut script = Script::new();
+    let worker = script.worker("w", 2);
+    let mut spec = spec(sharded(1));
+    spec.retry.attempts = 2;
+    spec.retry.backoff = pendula_model::policy::Backoff::Fixed(SECOND * 5);
+    script.apply(spec);
+    let id = script.run("s");
+    script.tasks_dispatched();
+    script.end_task(worker, id, 0, failed());
+    script.now = script.now.plus(SECOND * 3600);
+    script.input(pendula_engine::Input::ClockJumped { by: SECOND * 3600 });
+    assert_eq!(script.tasks_dispatched().len(), 1);
+}
+
+#[test]
+fn a_lowered_limit_holds_back_an_instance_whose_tasks_all_wait() {
+    let mut script = Script::new();
+    let w1 = script.worker("w1", 1);
+    script.apply(spec(sharded(1)));
+    let (first, second) = (script.run("s"), script.run("s"));
+    let mut limited = spec(sharded(1));
+    limited.concurrency.limit = Some(1);
+    script.apply(limited);
+    script.tasks_dispatched();
+    let w2 = script.worker("w2", 1);
+    assert_eq!(script.tasks_dispatched(), []);
+    script.end_task(w1, first, 0, Outcome::Succeeded);
+    let dispatched = script.tasks_dispatched();
+    assert_eq!(dispatched.len(), 1);
+    script.end_task(dispatched[0].0, second, 0, Outcome::Succeeded);
+    assert_eq!(script.state(second), InstanceState::Succeeded);
+    assert!([w1, w2].contains(&dispatched[0].0));
+}

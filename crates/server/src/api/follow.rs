@@ -1,4 +1,4 @@
-//! Following an instance: its log and state as they come, as server-sent events.
+//! Following an instance or one of its tasks: log and state as they come, as server-sent events.
 //!
 //! The store is the truth and the hub only says when to look again, or brings exactly what comes next. So nothing is
 //! lost or repeated when a follower is slow, when attempts follow one another, or when the stream is resumed elsewhere
@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::sse::Event;
-use pendula_model::api::LogEvent;
-use pendula_model::instance::{Instance, InstanceState};
+use pendula_model::api::{LogEvent, TasksView};
+use pendula_model::instance::{Instance, InstanceState, TaskState};
+use pendula_model::{TaskId, TaskKey};
 use tokio::sync::mpsc;
 
-use super::Shared;
-use super::logs::{self, GRACE, Part, Piece};
+use super::logs::{self, Author, GRACE, Part, Piece};
 use super::problem::ApiError;
+use super::{Shared, task_views};
 use crate::auth::Principal;
 use crate::logs::{Followed, News};
 
@@ -64,22 +65,35 @@ struct Follower {
     api: Shared,
     /// As it was when following began; only who it is matters.
     instance: Instance,
+    /// Only this task of it is followed, and only to its own end.
+    task: Option<TaskId>,
     at: Position,
     told: Option<(InstanceState, u32, Option<String>)>,
+    told_tasks: Option<TasksView>,
     events: mpsc::Sender<Result<Event, Infallible>>,
 }
 
-/// Follows an instance from a position until it ended, the caller leaves, or their token becomes invalid.
+/// Follows an instance, or one of its tasks, from a position until it ended, the caller leaves, or their token becomes
+/// invalid.
 pub(super) fn follow(
     api: Shared,
     caller: Arc<Principal>,
     instance: Instance,
+    task: Option<TaskId>,
     from: Position,
 ) -> mpsc::Receiver<Result<Event, Infallible>> {
     let (events, receiver) = mpsc::channel(BUFFERED);
     tokio::spawn(async move {
         let id = instance.id;
-        let follower = Follower { api: api.clone(), instance, at: from, told: None, events: events.clone() };
+        let follower = Follower {
+            api: api.clone(),
+            instance,
+            task,
+            at: from,
+            told: None,
+            told_tasks: None,
+            events: events.clone(),
+        };
         tokio::select! {
             result = follower.run() => if let Err(Cut::Failed(error)) = result {
                 // The stream ends without `end`; the follower resumes and gets the error as an answer.
@@ -94,7 +108,8 @@ pub(super) fn follow(
 
 impl Follower {
     async fn run(mut self) -> Result<(), Cut> {
-        let mut news = self.api.server.log_hub.subscribe(self.instance.id);
+        let key = TaskKey { instance: self.instance.id, task: self.task.unwrap_or_default() };
+        let mut news = self.api.server.log_hub.subscribe_task(key);
         while let Some(pause) = self.catch_up().await? {
             let look_again = tokio::time::sleep(pause);
             tokio::pin!(look_again);
@@ -116,11 +131,13 @@ impl Follower {
             // Pruned while it was followed.
             return Ok(None);
         };
-        self.tell_state(&instance).await?;
-        while self.at.attempt <= instance.attempt {
-            let complete = self.send_stored().await?;
+        let author = logs::author(&self.api, &instance, self.task).await?;
+        self.tell_state(&instance, &author).await?;
+        self.catch_up_with_tasks(&instance).await?;
+        while self.at.attempt <= author.latest {
+            let complete = self.send_stored(&author).await?;
             if !complete {
-                let ended_at = logs::ended_at(&self.api, &instance, self.at.attempt).await?;
+                let ended_at = author.ended_at(&self.api, self.at.attempt).await?;
                 let Some(ended_at) = ended_at else { return Ok(Some(LOOK_AGAIN)) };
                 let waited = self.api.now().since(ended_at);
                 let grace = if self.at.offset == 0 { EMPTY_GRACE } else { GRACE };
@@ -134,20 +151,46 @@ impl Follower {
             }
             self.at = self.at.next_attempt();
         }
-        if !instance.state.is_ended() {
-            return Ok(Some(LOOK_AGAIN));
-        }
-        let reason = instance.reason.as_ref().map(ToString::to_string);
-        let message = instance.message.as_deref().map(str::to_owned);
-        self.send(&LogEvent::End { state: instance.state, reason, message }).await?;
+        let end = match self.task {
+            Some(_) if author.state.is_ended() => LogEvent::End {
+                state: in_words_of_instances(author.state),
+                reason: author.reason.as_ref().map(ToString::to_string),
+                message: author.message,
+            },
+            None if instance.state.is_ended() => LogEvent::End {
+                state: instance.state,
+                reason: instance.reason.as_ref().map(ToString::to_string),
+                message: instance.message.as_deref().map(str::to_owned),
+            },
+            _ => return Ok(Some(LOOK_AGAIN)),
+        };
+        self.send(&end).await?;
         Ok(None)
     }
 
+    /// Tells how far the tasks are, of an instance with many.
+    async fn catch_up_with_tasks(&mut self, instance: &Instance) -> Result<(), Cut> {
+        if self.task.is_some() {
+            return Ok(());
+        }
+        match self.api.server.store.fanout(instance.id).await? {
+            Some(fanout) => self.tell_tasks(task_views::tasks(&fanout, instance)).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn tell_tasks(&mut self, tasks: TasksView) -> Result<(), Cut> {
+        if self.told_tasks.as_ref() == Some(&tasks) {
+            return Ok(());
+        }
+        self.told_tasks = Some(tasks.clone());
+        self.send(&LogEvent::Tasks { tasks }).await
+    }
+
     /// Sends what is stored of the current attempt's log; whether it is complete.
-    async fn send_stored(&mut self) -> Result<bool, Cut> {
+    async fn send_stored(&mut self, author: &Author) -> Result<bool, Cut> {
         loop {
-            let piece =
-                logs::piece(&self.api, logs::key(&self.instance, self.at.attempt), self.at.offset, PIECE).await?;
+            let piece = logs::piece(&self.api, author.log(self.at.attempt)?, self.at.offset, PIECE).await?;
             let Piece { parts, next_offset, end, .. } = piece;
             let moved = next_offset > self.at.offset;
             for part in parts {
@@ -163,12 +206,20 @@ impl Follower {
     /// Takes news. False when the store has to be looked at.
     async fn take(&mut self, next: Followed) -> Result<bool, Cut> {
         let (attempt, part) = match next {
-            Followed::News(News::Text { attempt, offset, data }) => match String::from_utf8(data.into()) {
+            Followed::News(News::Text { attempt, offset, data, .. }) => match String::from_utf8(data.into()) {
                 Ok(data) => (attempt, Part::text(offset, data)),
                 Err(_) => return Ok(false),
             },
-            Followed::News(News::Gap { attempt, offset, bytes }) => (attempt, Part::Gap { offset, bytes }),
-            Followed::News(News::LogEnd { .. } | News::State { .. }) | Followed::Lagged => return Ok(false),
+            Followed::News(News::Gap { attempt, offset, bytes, .. }) => (attempt, Part::Gap { offset, bytes }),
+            Followed::News(News::Tasks { counts, phase, rate_milli }) => {
+                if self.task.is_none() {
+                    self.tell_tasks(task_views::progress(counts, phase, rate_milli)).await?;
+                }
+                return Ok(true);
+            }
+            Followed::News(News::LogEnd { .. } | News::State { .. } | News::Moved { .. }) | Followed::Lagged => {
+                return Ok(false);
+            }
         };
         let at = Position { attempt, offset: part.offset() };
         if at == self.at {
@@ -179,9 +230,14 @@ impl Follower {
         Ok((at.attempt, at.offset) < (self.at.attempt, self.at.offset))
     }
 
-    async fn tell_state(&mut self, instance: &Instance) -> Result<(), Cut> {
-        let worker = instance.worker.as_ref().map(|worker| worker.name.to_string());
-        let now = (instance.state, instance.attempt, worker);
+    async fn tell_state(&mut self, instance: &Instance, author: &Author) -> Result<(), Cut> {
+        let now = match self.task {
+            Some(_) => (in_words_of_instances(author.state), author.latest, author.worker.clone()),
+            None => {
+                let worker = instance.worker.as_ref().map(|worker| worker.name.to_string());
+                (instance.state, instance.attempt, worker)
+            }
+        };
         if self.told.as_ref() == Some(&now) {
             return Ok(());
         }
@@ -204,6 +260,18 @@ impl Follower {
         let id = format!("{}:{}", self.at.attempt, self.at.offset);
         let json = serde_json::to_string(event).expect("events are plain JSON");
         self.events.send(Ok(Event::default().event(event.name()).id(id).data(json))).await.map_err(|_| Cut::Gone)
+    }
+}
+
+/// A task's state as an instance with that one task would have it.
+fn in_words_of_instances(state: TaskState) -> InstanceState {
+    match state {
+        TaskState::Waiting => InstanceState::Waiting,
+        TaskState::Dispatched => InstanceState::Dispatched,
+        TaskState::Running => InstanceState::Running,
+        TaskState::Succeeded => InstanceState::Succeeded,
+        TaskState::Failed | TaskState::Lost => InstanceState::Failed,
+        TaskState::Stopped => InstanceState::Stopped,
     }
 }
 

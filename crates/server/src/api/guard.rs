@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use http::{Method, header};
 use pendula_model::app::App;
 use pendula_model::instance::Instance;
-use pendula_model::{AppId, TokenId};
+use pendula_model::{AppId, TaskId, TokenId};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::path::{Operation, ParameterIn};
 
@@ -69,6 +69,10 @@ pub(super) struct JobName(pub(super) String);
 /// The worker named by the path. It need not exist.
 #[derive(Clone, Debug)]
 pub(super) struct WorkerName(pub(super) String);
+
+/// The task named by the path. It need not exist.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TaskNumber(pub(super) TaskId);
 
 /// Headers by which callers make a change conditional or repeatable. One that we would ignore is refused: the caller
 /// counts on it.
@@ -140,6 +144,10 @@ async fn authorize(
             "token" => {
                 let id: TokenId = value.parse().map_err(|_| ApiError::new(&TOKEN_NOT_FOUND))?;
                 request.extensions_mut().insert(id);
+            }
+            "task" => {
+                let id: TaskId = value.parse().map_err(|_| ApiError::new(&TASK_NOT_FOUND))?;
+                request.extensions_mut().insert(TaskNumber(id));
             }
             "job" => drop(request.extensions_mut().insert(JobName(value.to_owned()))),
             "worker" => drop(request.extensions_mut().insert(WorkerName(value.to_owned()))),

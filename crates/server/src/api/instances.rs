@@ -1,23 +1,22 @@
 //! Instances: finding them, looking at them, ending them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::{Extension, Json as JsonAnswer};
-use pendula_engine::effect::Refusal;
-use pendula_engine::{Command, Reply};
-use pendula_model::api::{InstanceView, PageOf, TaskView};
+use pendula_engine::Command;
+use pendula_model::api::{InstanceView, PageOf};
 use pendula_model::instance::{Instance, InstanceState};
-use pendula_model::{AppId, InstanceId, JobId, Timestamp};
+use pendula_model::{AppId, InstanceId, JobId, TaskId, Timestamp};
 use pendula_store::InstanceFilter;
 use serde::Deserialize;
-use serde_json::{Value, json};
 use utoipa::IntoParams;
 
 use super::body::Query;
 use super::page::{self, Limit};
 use super::problem::*;
-use super::{DEADLINE, Shared, unexpected, views};
+use super::{Shared, task_views, views};
 use crate::auth::{Permission, Principal};
 
 #[derive(Deserialize, IntoParams)]
@@ -54,7 +53,7 @@ pub(super) async fn list_instances(
     let filter = InstanceFilter {
         app,
         job,
-        states: which.state.as_deref().map(states).transpose()?.unwrap_or_default(),
+        states: page::words::<InstanceState>("state", which.state.as_deref())?,
         created_from: which.from,
         created_before: which.before,
         before: page::after::<InstanceId>("instances", which.cursor.as_deref())?,
@@ -64,7 +63,10 @@ pub(super) async fn list_instances(
     let found = store.instances(filter).await?;
     let names = api.names.of(store, &found.items).await?;
     let next_cursor = found.items.last().filter(|_| found.more).map(|last| page::cursor("instances", last.id));
-    let items = found.items.iter().map(|instance| views::instance(&names, instance)).collect();
+    let fanouts = store.fanouts(found.items.iter().map(|instance| instance.id).collect()).await?;
+    let fanouts: HashMap<InstanceId, _> = fanouts.into_iter().map(|fanout| (fanout.instance, fanout)).collect();
+    let view = |instance: &Instance| views::instance(&names, instance, fanouts.get(&instance.id));
+    let items = found.items.iter().map(view).collect();
     Ok(JsonAnswer(PageOf { items, next_cursor }))
 }
 
@@ -94,17 +96,7 @@ async fn scope(
     Ok((app, job))
 }
 
-fn states(text: &str) -> Result<Vec<InstanceState>, ApiError> {
-    let mut states: Vec<InstanceState> =
-        text.split(',').map(|word| word.trim().parse()).collect::<Result<_, String>>().map_err(|message| {
-            ApiError::with(&INVALID_QUERY, message.chars().take(300).collect::<String>()).at("state")
-        })?;
-    states.sort_unstable();
-    states.dedup();
-    Ok(states)
-}
-
-/// One instance with all its attempts, and why each went to its worker.
+/// One instance: with all its attempts and why each went to its worker, or with how far its tasks are.
 #[utoipa::path(get, path = "/api/v1/instances/{id}", tag = "instances",
     responses((status = 200, description = "The instance.", body = InstanceView)))]
 pub(super) async fn show_instance(
@@ -117,62 +109,20 @@ pub(super) async fn show_instance(
 async fn view(api: &Shared, instance: &Instance) -> Result<InstanceView, ApiError> {
     let store = &*api.server.store;
     let names = api.names.of(store, std::slice::from_ref(instance)).await?;
-    let past = store.past_attempts(instance.id).await?;
-    Ok(InstanceView { attempts: views::attempts(instance, past), ..views::instance(&names, instance) })
-}
-
-/// The tasks of an instance.
-#[utoipa::path(get, path = "/api/v1/instances/{id}/tasks", tag = "instances",
-    responses((status = 200, description = "All of them; a standalone instance has one.", body = PageOf<TaskView>)))]
-pub(super) async fn list_tasks(Extension(instance): Extension<Instance>) -> JsonAnswer<PageOf<TaskView>> {
-    JsonAnswer(PageOf { items: vec![views::root_task(&instance)], next_cursor: None })
-}
-
-/// Why an instance waits, where it runs and why there, or how it ended.
-#[utoipa::path(get, path = "/api/v1/instances/{id}/explain", tag = "instances",
-    responses((status = 200, description = "`why` is for people, the rest for tools.", body = Object)))]
-pub(super) async fn explain_instance(
-    State(api): State<Shared>,
-    Extension(instance): Extension<Instance>,
-) -> Result<JsonAnswer<Value>, ApiError> {
-    if instance.state.is_ended() {
-        return Ok(JsonAnswer(how_it_ended(&instance)));
+    let fanout = store.fanout(instance.id).await?;
+    let mut view = views::instance(&names, instance, fanout.as_ref());
+    match &fanout {
+        // Tries are its tasks'.
+        Some(fanout) => {
+            let targets = task_views::targets(fanout);
+            view.tasks = view.tasks.map(|tasks| pendula_model::api::TasksView { targets, ..tasks });
+        }
+        None => {
+            let past = store.past_attempts(instance.id, TaskId::ROOT).await?;
+            view.attempts = views::attempts(instance, past);
+        }
     }
-    let command = Command::InstanceExplain { instance: instance.id };
-    let reply = api.server.partitions.command(instance.id.partition(), command, DEADLINE).await?;
-    match reply {
-        Reply::Explanation(json) => match serde_json::from_str(&json) {
-            Ok(explanation) => Ok(JsonAnswer(explanation)),
-            Err(error) => {
-                tracing::error!(%error, "the engine's explanation is no JSON");
-                Err(ApiError::new(&INTERNAL))
-            }
-        },
-        // It ended between our look at the store and the engine's at its memory.
-        Reply::Refused(Refusal::NotActive) => match api.server.store.instance(instance.id).await? {
-            Some(ended) => Ok(JsonAnswer(how_it_ended(&ended))),
-            None => Err(ApiError::new(&INSTANCE_NOT_FOUND)),
-        },
-        Reply::Refused(refusal) => Err(refusal.into()),
-        reply => Err(unexpected(&reply)),
-    }
-}
-
-fn how_it_ended(instance: &Instance) -> Value {
-    let reason = instance.reason.as_ref().map(ToString::to_string);
-    let why = match (&reason, &instance.worker) {
-        (Some(reason), _) => format!("it ended {}, because of {reason}", instance.state),
-        (None, Some(worker)) => format!("it ended {} on worker {}", instance.state, worker.name),
-        (None, None) => format!("it ended {}", instance.state),
-    };
-    json!({
-        "why": why,
-        "state": instance.state,
-        "reason": reason,
-        "message": instance.message.as_deref(),
-        "worker": instance.worker.as_ref().map(|worker| worker.name.to_string()),
-        "placement": views::placement(instance.placement.as_deref()),
-    })
+    Ok(view)
 }
 
 /// Ends an instance: one that waits at once, one that a worker has when the worker confirms.

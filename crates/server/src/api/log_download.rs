@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream;
 use http::header;
+use pendula_model::TaskId;
 use pendula_model::instance::Instance;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -22,6 +23,9 @@ const PIECE: usize = 256 * 1024;
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct WhichAttempt {
+    /// Which task's log. Default 0.
+    #[param(value_type = Option<u64>)]
+    task: Option<TaskId>,
     /// Which attempt's log. Default: the latest.
     attempt: Option<u32>,
 }
@@ -34,11 +38,12 @@ pub(super) async fn download_log(
     Extension(instance): Extension<Instance>,
     Query(which): Query<WhichAttempt>,
 ) -> Result<Response, ApiError> {
-    let attempt = logs::attempt(&instance, which.attempt)?;
-    let key = logs::key(&instance, attempt);
+    let author = logs::author(&api, &instance, which.task).await?;
+    let attempt = author.attempt(which.attempt)?;
+    let key = author.log(attempt)?;
     // The first piece is read before the answer begins, so that an error can still be one.
     let first = logs::piece(&api, key, 0, PIECE).await?;
-    let abandoned = logs::is_abandoned(&api, &instance, attempt).await?;
+    let abandoned = author.is_abandoned(&api, attempt).await?;
     // What is left to send: a piece that was read already, or the offset of the next.
     let stream = stream::unfold(Some((Some(first), 0)), move |left| {
         let api = api.clone();
@@ -57,9 +62,10 @@ pub(super) async fn download_log(
             (next > offset).then(|| (Ok(bytes(piece.parts, cut_off)), Some((None, next))))
         }
     });
+    let task = which.task.map(|task| format!("-{task}")).unwrap_or_default();
     let headers = [
         (header::CONTENT_TYPE, "text/plain; charset=utf-8".to_owned()),
-        (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{}-{attempt}.log\"", instance.id)),
+        (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{}{task}-{attempt}.log\"", instance.id)),
     ];
     Ok((headers, Body::from_stream(stream)).into_response())
 }

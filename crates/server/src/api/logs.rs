@@ -1,4 +1,4 @@
-//! Logs of instances: a piece of one attempt's, or all of it as it comes.
+//! Logs of tasks: a piece of one attempt's, or all of it as it comes.
 
 use std::sync::Arc;
 
@@ -7,9 +7,9 @@ use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json as JsonAnswer};
 use http::HeaderMap;
-use pendula_model::Timestamp;
 use pendula_model::api::{LogEvent, LogGap, LogView};
-use pendula_model::instance::Instance;
+use pendula_model::instance::{Instance, Reason, TaskState};
+use pendula_model::{AppId, TaskId, TaskKey, Timestamp};
 use pendula_store::logs::{LogKey, LogPart};
 use serde::Deserialize;
 use tokio_stream::wrappers::ReceiverStream;
@@ -35,6 +35,9 @@ const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(15);
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct WhichLog {
+    /// Which task's log. Default 0: the only task of a standalone instance, the root of a map, the first shard.
+    #[param(value_type = Option<u64>)]
+    task: Option<TaskId>,
     /// Which attempt's log. Default: the latest; when following, all from the first on.
     attempt: Option<u32>,
     /// First byte. Default 0.
@@ -51,8 +54,9 @@ pub(super) struct WhichLog {
 /// A piece of a log; or all of it, as it comes.
 ///
 /// With `follow=true` the answer is a stream of server-sent events whose data are `LogEvent` documents: the log of all
-/// attempts in order, changes of state, and `end` when the instance has ended and its log is complete. A stream that
-/// broke is resumed by sending the id of the last event as `Last-Event-ID`.
+/// attempts in order, changes of state, how far the tasks of an instance with many are, and `end` when the instance has
+/// ended and the log is complete. With a `task`, the stream is about that task alone and ends with it. A stream that broke
+/// is resumed by sending the id of the last event as `Last-Event-ID`.
 #[utoipa::path(get, path = "/api/v1/instances/{id}/logs", tag = "logs",
     params(WhichLog, ("Last-Event-ID" = Option<String>, Header, description = "Where a stream broke.")),
     responses((status = 200, description = "The piece, or the stream.", content(
@@ -76,14 +80,15 @@ pub(super) async fn read_log(
     if which.tail.is_some_and(|lines| !(1..=LONGEST_TAIL).contains(&lines)) {
         return Err(ApiError::with(&INVALID_QUERY, format!("1 to {LONGEST_TAIL} are allowed")).at("tail"));
     }
-    let attempt = attempt(&instance, which.attempt)?;
+    let author = author(&api, &instance, which.task).await?;
+    let attempt = author.attempt(which.attempt)?;
     let offset = match which.tail {
-        Some(lines) => tail_offset(&api, key(&instance, attempt), lines).await?,
+        Some(lines) => tail_offset(&api, author.log(attempt)?, lines).await?,
         None => which.offset.unwrap_or(0),
     };
     if !which.follow {
-        let piece = piece(&api, key(&instance, attempt), offset, limit).await?;
-        let cut_off = piece.is_unfinished() && is_abandoned(&api, &instance, attempt).await?;
+        let piece = piece(&api, author.log(attempt)?, offset, limit).await?;
+        let cut_off = piece.is_unfinished() && author.is_abandoned(&api, attempt).await?;
         return Ok(JsonAnswer(view(attempt, offset, piece, cut_off)).into_response());
     }
     let from = match headers.get("last-event-id") {
@@ -94,21 +99,85 @@ pub(super) async fn read_log(
         None if which.tail.is_some() || which.attempt.is_some() => Position { attempt, offset },
         None => Position { attempt: 1, offset },
     };
-    let events = ReceiverStream::new(follow(api, caller, instance, from));
+    let events = ReceiverStream::new(follow(api, caller, instance, which.task, from));
     // A proxy that buffers would show nothing until the end.
     let unbuffered = [("x-accel-buffering", "no")];
     Ok((unbuffered, Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))).into_response())
 }
 
-/// The attempt asked for; the first one stands in while there is none.
-pub(super) fn attempt(instance: &Instance, wanted: Option<u32>) -> Result<u32, ApiError> {
-    match wanted {
-        None => Ok(instance.attempt.max(1)),
-        Some(wanted) if (1..=instance.attempt.max(1)).contains(&wanted) => Ok(wanted),
-        Some(wanted) => {
-            let had = instance.attempt;
-            Err(ApiError::with(&ATTEMPT_NOT_FOUND, format!("attempt {wanted} of {had}")).at("attempt"))
+/// Whose log it is: the only task of a standalone instance, or one of many.
+pub(super) struct Author {
+    app: AppId,
+    pub(super) key: TaskKey,
+    /// The latest; 0 before the first.
+    pub(super) latest: u32,
+    pub(super) state: TaskState,
+    pub(super) worker: Option<String>,
+    pub(super) reason: Option<Reason>,
+    pub(super) message: Option<String>,
+    ended_at: Option<Timestamp>,
+}
+
+/// The task asked for, by default the first.
+pub(super) async fn author(api: &Shared, instance: &Instance, task: Option<TaskId>) -> Result<Author, ApiError> {
+    let key = TaskKey { instance: instance.id, task: task.unwrap_or_default() };
+    let whole = Author {
+        app: instance.app,
+        key,
+        latest: instance.attempt,
+        state: instance.task_state(),
+        worker: instance.worker.as_ref().map(|worker| worker.name.to_string()),
+        reason: instance.reason.clone(),
+        message: instance.message.as_deref().map(str::to_owned),
+        ended_at: instance.ended_at,
+    };
+    match api.server.store.task(key.instance, key.task).await? {
+        Some(row) => Ok(Author {
+            latest: row.attempt,
+            state: row.state,
+            worker: row.worker.as_ref().map(|worker| worker.name.to_string()),
+            message: row.message.as_deref().map(str::to_owned),
+            reason: row.reason,
+            ended_at: row.ended_at.or(instance.ended_at),
+            ..whole
+        }),
+        None if key.task == TaskId::ROOT => Ok(whole),
+        None => Err(ApiError::new(&TASK_NOT_FOUND)),
+    }
+}
+
+impl Author {
+    /// The attempt asked for; the first one stands in while there is none.
+    pub(super) fn attempt(&self, wanted: Option<u32>) -> Result<u32, ApiError> {
+        let latest = self.latest.max(1);
+        match wanted {
+            None => Ok(latest),
+            Some(wanted) if (1..=latest).contains(&wanted) => Ok(wanted),
+            Some(wanted) => {
+                Err(ApiError::with(&ATTEMPT_NOT_FOUND, format!("attempt {wanted} of {}", self.latest)).at("attempt"))
+            }
         }
+    }
+
+    /// The log of an attempt.
+    pub(super) fn log(&self, attempt: u32) -> Result<LogKey, ApiError> {
+        let task = u32::try_from(self.key.task.0).map_err(|_| ApiError::new(&TASK_NOT_FOUND))?;
+        Ok(LogKey { app: self.app, instance: self.key.instance, attempt, task })
+    }
+
+    /// When an attempt ended, if it did.
+    pub(super) async fn ended_at(&self, api: &Shared, attempt: u32) -> Result<Option<Timestamp>, ApiError> {
+        if self.state.is_ended() && attempt == self.latest {
+            return Ok(self.ended_at);
+        }
+        let past = api.server.store.past_attempts(self.key.instance, self.key.task).await?;
+        Ok(past.iter().find(|past| past.attempt == attempt).map(|past| past.ended_at))
+    }
+
+    /// Whether an attempt has been over for so long that the rest of its log will not come any more.
+    pub(super) async fn is_abandoned(&self, api: &Shared, attempt: u32) -> Result<bool, ApiError> {
+        let ended_at = self.ended_at(api, attempt).await?;
+        Ok(ended_at.is_some_and(|ended_at| api.now().since(ended_at) >= GRACE))
     }
 }
 
@@ -128,21 +197,6 @@ impl Piece {
     pub(super) fn is_unfinished(&self) -> bool {
         !self.end && self.total > 0 && self.next_offset >= self.total
     }
-}
-
-/// When an attempt ended, if it did.
-pub(super) async fn ended_at(api: &Shared, instance: &Instance, attempt: u32) -> Result<Option<Timestamp>, ApiError> {
-    if instance.state.is_ended() && attempt == instance.attempt {
-        return Ok(instance.ended_at);
-    }
-    let past = api.server.store.past_attempts(instance.id).await?;
-    Ok(past.iter().find(|past| past.attempt == attempt).map(|past| past.ended_at))
-}
-
-/// Whether an attempt has been over for so long that the rest of its log will not come any more.
-pub(super) async fn is_abandoned(api: &Shared, instance: &Instance, attempt: u32) -> Result<bool, ApiError> {
-    let ended_at = ended_at(api, instance, attempt).await?;
-    Ok(ended_at.is_some_and(|ended_at| api.now().since(ended_at) >= GRACE))
 }
 
 pub(super) enum Part {
@@ -180,11 +234,6 @@ fn view(attempt: u32, offset: u64, piece: Piece, cut_off: bool) -> LogView {
         }
     }
     LogView { attempt, offset, data, next_offset: piece.next_offset, gaps, end: piece.end, cut_off }
-}
-
-/// The log of an attempt of a standalone instance, which has only one task.
-pub(super) fn key(instance: &Instance, attempt: u32) -> LogKey {
-    LogKey { app: instance.app, instance: instance.id, attempt, task: 0 }
 }
 
 /// Reads about `limit` bytes of a log from `offset` on, ending between two characters.

@@ -8,6 +8,7 @@
 mod apply;
 mod apps;
 mod body;
+mod explain;
 mod follow;
 mod guard;
 mod instances;
@@ -21,6 +22,8 @@ mod refusals;
 mod routes;
 mod runs;
 mod server;
+mod task_views;
+mod tasks;
 mod tokens;
 mod views;
 mod workers;

@@ -54,6 +54,21 @@ pub(super) fn after<T: DeserializeOwned>(listing: &str, cursor: Option<&str>) ->
     }
 }
 
+/// Several words in one parameter, separated by commas; none when it is absent.
+pub(super) fn words<T>(parameter: &str, text: Option<&str>) -> Result<Vec<T>, ApiError>
+where
+    T: std::str::FromStr<Err = String> + Ord,
+{
+    let Some(text) = text else { return Ok(Vec::new()) };
+    let mut words: Vec<T> =
+        text.split(',').map(|word| word.trim().parse()).collect::<Result<_, String>>().map_err(|message| {
+            ApiError::with(&INVALID_QUERY, message.chars().take(300).collect::<String>()).at(parameter)
+        })?;
+    words.sort_unstable();
+    words.dedup();
+    Ok(words)
+}
+
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Paging {

@@ -60,6 +60,10 @@ codes! {
         "Check the name with `GET /api/v1/apps/{app}/jobs`.";
     INSTANCE_NOT_FOUND: 404 "instance_not_found", "No such instance",
         "Check the id; ended instances are forgotten after their retention, and a token of another app does not see it.";
+    TASK_NOT_FOUND: 404 "task_not_found", "The instance has no such task",
+        "Look at `GET /api/v1/instances/{id}/tasks`; tasks are numbered from 0.";
+    RESULT_NOT_FOUND: 404 "result_not_found", "The task left no result",
+        "Look at the task itself: it may not have ended, or ended without one.";
     ATTEMPT_NOT_FOUND: 404 "attempt_not_found", "The instance has no such attempt",
         "Look at `attempts` of the instance; leave `attempt` out for the latest.";
     WORKER_NOT_FOUND: 404 "worker_not_found", "No such worker",
@@ -84,6 +88,8 @@ codes! {
         "Wait until it ends, or stop it first.";
     INSTANCE_STARTED: 409 "instance_started", "A worker has the instance",
         "Use `stop` instead of `cancel`.";
+    NOTHING_TO_RETRY: 409 "nothing_to_retry", "Nothing of it can be tried again like this",
+        "The detail says why; `retry` without `only` runs all of it again.";
     VERSION_MISMATCH: 412 "version_mismatch", "Somebody else edited it meanwhile",
         "Read it again, repeat the edit, and send the new version in `If-Match`.";
     BODY_TOO_LARGE: 413 "body_too_large", "The body is too large",

@@ -24,6 +24,7 @@ impl From<Refusal> for ApiError {
             Refusal::AppNotEmpty => ApiError::new(&APP_NOT_EMPTY),
             Refusal::NotActive => ApiError::new(&INSTANCE_ENDED),
             Refusal::AlreadyStarted(_) => ApiError::with(&INSTANCE_STARTED, detail),
+            Refusal::NoRetry(why) => ApiError::with(&NOTHING_TO_RETRY, why),
             Refusal::Unreadable(_) => {
                 tracing::error!(detail, "a command met something damaged in the store");
                 ApiError::new(&STORE_DAMAGED)

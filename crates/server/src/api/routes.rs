@@ -15,7 +15,7 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter, UtoipaMethodRouterE
 use utoipa_axum::routes;
 
 use super::guard::{self, Guard, Guarded};
-use super::{Shared, apply, apps, instances, jobs, log_download, logs, runs, server, tokens, workers};
+use super::{Shared, apply, apps, explain, instances, jobs, log_download, logs, runs, server, tasks, tokens, workers};
 use crate::auth::Permission::*;
 
 /// Bytes of a body, unless the route says otherwise: more than any definition needs.
@@ -70,8 +70,11 @@ fn all() -> Vec<Route> {
         route(App(Operate), routes!(runs::run_many)).body(BULK_BYTES),
         route(Server(View), routes!(instances::list_instances)),
         route(Instance(View), routes!(instances::show_instance)),
-        route(Instance(View), routes!(instances::list_tasks)),
-        route(Instance(View), routes!(instances::explain_instance)),
+        route(Instance(View), routes!(tasks::list_tasks)),
+        route(Instance(View), routes!(tasks::show_task)),
+        route(Instance(View), routes!(tasks::read_result)),
+        route(Instance(Operate), routes!(tasks::retry_tasks)),
+        route(Instance(View), routes!(explain::explain_instance)),
         route(Instance(Operate), routes!(instances::stop_instance)),
         route(Instance(Operate), routes!(instances::cancel_instance)),
         route(Instance(Operate), routes!(runs::retry_instance)),

@@ -7,11 +7,12 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json as JsonAnswer};
 use http::{HeaderMap, StatusCode, header};
 use pendula_engine::{Command, Reply, RunRequest};
-use pendula_model::api::{RunJob, RunMany, RunManyResult, RunResult};
+use pendula_model::api::{RetryInstance, RetryOnly, RunJob, RunMany, RunManyResult, RunResult};
 use pendula_model::app::App;
-use pendula_model::instance::Instance;
+use pendula_model::instance::{Instance, Reason, TaskState};
 use pendula_model::job::check_params;
-use pendula_model::{AppId, PartitionId, Timestamp, duration, limits};
+use pendula_model::task::TaskRole;
+use pendula_model::{AppId, PartitionId, TaskId, Timestamp, duration, limits};
 
 use super::body::{Json, OptionalJson};
 use super::guard::JobName;
@@ -88,7 +89,10 @@ fn failed(error: &ApiError) -> RunResult {
 }
 
 /// Runs again what an ended instance ran: a new instance of the job as it is defined now, with the same parameters.
-#[utoipa::path(post, path = "/api/v1/instances/{id}/retry", tag = "instances",
+///
+/// With `{"only": "unsuccessful"}` the new instance has just the sub-tasks or shards that did not succeed, and its
+/// `reduce` reads the results of the others too, for as long as the earlier instance is kept.
+#[utoipa::path(post, path = "/api/v1/instances/{id}/retry", tag = "instances", request_body = Option<RetryInstance>,
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 128 bytes, unique within the app.")),
     responses(
         (status = 201, description = "The new instance.", body = RunResult),
@@ -98,9 +102,14 @@ pub(super) async fn retry_instance(
     State(api): State<Shared>,
     Extension(instance): Extension<Instance>,
     headers: HeaderMap,
+    OptionalJson(retry): OptionalJson<RetryInstance>,
 ) -> Result<Response, ApiError> {
     if !instance.state.is_ended() {
         return Err(ApiError::with(&INSTANCE_ACTIVE, format!("it is {}", instance.state)));
+    }
+    let only_unsuccessful = retry.only == Some(RetryOnly::Unsuccessful);
+    if only_unsuccessful {
+        check_complete(&api, &instance).await?;
     }
     let job = api.server.store.job_by_id(instance.job).await?;
     let job = job.filter(|job| job.deleted_at.is_none()).ok_or_else(|| ApiError::new(&JOB_DELETED))?;
@@ -118,9 +127,29 @@ pub(super) async fn retry_instance(
         due_at: None,
         idempotency_key: key(&headers, None)?,
         rerun_of: Some(instance.id),
+        only_unsuccessful,
         priority: Some(instance.priority),
     };
     send(&api, instance.id.partition(), request).await
+}
+
+/// Refuses to repeat the unsuccessful tasks of an instance whose tasks were never all made: the rest would be missing.
+async fn check_complete(api: &Shared, instance: &Instance) -> Result<(), ApiError> {
+    let refuse = |what: &str| {
+        let why = format!("{what}, so some of its tasks were never made; run all of it again");
+        Err(ApiError::with(&NOTHING_TO_RETRY, why))
+    };
+    match &instance.reason {
+        Some(reason) if *reason == Reason::PRE_FAILED => return refuse("the task before the others failed"),
+        Some(reason) if *reason == Reason::ROOT_FAILED => return refuse("the task that emits the others failed"),
+        _ => {}
+    }
+    match api.server.store.task(instance.id, TaskId::ROOT).await? {
+        Some(root) if root.role == TaskRole::Root && root.state != TaskState::Succeeded => {
+            refuse("the task that emits the others did not come to its end")
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn send(api: &Shared, partition: PartitionId, request: RunRequest) -> Result<Response, ApiError> {
@@ -159,6 +188,7 @@ fn request(app: AppId, job: &str, run: RunJob, now: Timestamp) -> Result<RunRequ
         due_at,
         idempotency_key: None,
         rerun_of: None,
+        only_unsuccessful: false,
         priority: run.priority,
     })
 }

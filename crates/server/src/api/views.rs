@@ -3,15 +3,15 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use pendula_engine::input::WorkerStatus;
-use pendula_model::api::{
-    AppView, AttemptView, InstanceView, JobView, ResultView, TaskView, TokenKind, TokenView, WorkerView,
-};
+use pendula_model::api::{AppView, AttemptView, InstanceView, JobView, ResultView, TokenKind, TokenView, WorkerView};
 use pendula_model::app::App;
 use pendula_model::instance::{Instance, PastAttempt, Payload};
 use pendula_model::job::Job;
+use pendula_model::task::Fanout;
 use pendula_model::token::{Scope, Token};
 
 use super::names::Known;
+use super::task_views;
 
 pub(super) fn app(app: App) -> AppView {
     AppView {
@@ -40,14 +40,15 @@ pub(super) fn job(app: &str, job: Job) -> JobView {
     }
 }
 
-/// Without its attempts: see [`attempts`].
-pub(super) fn instance(names: &Known, instance: &Instance) -> InstanceView {
+/// Without its attempts and the list of its targets: see [`attempts`] and [`task_views::targets`].
+pub(super) fn instance(names: &Known, instance: &Instance, fanout: Option<&Fanout>) -> InstanceView {
     InstanceView {
         id: instance.id,
         app: names.app(instance.app),
         job: names.job(instance.job),
         job_id: instance.job,
         revision: instance.revision.0,
+        mode: names.mode(instance),
         origin: instance.origin,
         state: instance.state,
         reason: instance.reason.as_ref().map(ToString::to_string),
@@ -68,7 +69,8 @@ pub(super) fn instance(names: &Known, instance: &Instance) -> InstanceView {
         stop_cause: instance.stop_cause,
         worker: instance.worker.as_ref().map(|worker| worker.name.to_string()),
         params: instance.params.as_deref().and_then(|params| serde_json::from_str(params).ok()),
-        result: instance.result.as_ref().map(result),
+        result: instance.result.as_ref().map(payload),
+        tasks: fanout.map(|fanout| task_views::tasks(fanout, instance)),
         attempts: Vec::new(),
     }
 }
@@ -94,7 +96,7 @@ pub(super) fn attempts(instance: &Instance, past: Vec<PastAttempt>) -> Vec<Attem
     attempts
 }
 
-fn past_attempt(past: PastAttempt) -> AttemptView {
+pub(super) fn past_attempt(past: PastAttempt) -> AttemptView {
     AttemptView {
         attempt: past.attempt,
         state: past.state,
@@ -109,23 +111,11 @@ fn past_attempt(past: PastAttempt) -> AttemptView {
     }
 }
 
-/// The one task of a standalone instance.
-pub(super) fn root_task(instance: &Instance) -> TaskView {
-    TaskView {
-        task: "root".to_owned(),
-        name: "root".to_owned(),
-        state: instance.task_state(),
-        attempt: instance.attempt,
-        worker: instance.worker.as_ref().map(|worker| worker.name.to_string()),
-        reason: instance.reason.as_ref().map(ToString::to_string),
-    }
-}
-
 pub(super) fn placement(json: Option<&str>) -> Option<serde_json::Value> {
     json.and_then(|json| serde_json::from_str(json).ok())
 }
 
-fn result(payload: &Payload) -> ResultView {
+pub(super) fn payload(payload: &Payload) -> ResultView {
     let mut view = ResultView { content_type: payload.content_type.clone(), json: None, text: None, base64: None };
     match std::str::from_utf8(&payload.bytes) {
         Ok(text) => match serde_json::from_str(text) {

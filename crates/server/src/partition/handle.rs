@@ -1,5 +1,6 @@
 //! How the rest of the server reaches a partition's loop.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,17 +8,24 @@ use std::time::Duration;
 use pendula_engine::effect::Refusal;
 use pendula_engine::{Command, Gauges, Input, Reply, WorkerHello};
 use pendula_model::PartitionId;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::session::Outbox;
 
 /// Messages that wait for a partition's loop at most. Whoever sends more waits.
 const INBOX: usize = 4096;
+/// Bytes that workers' inputs and results have in there at most.
+const INBOX_BYTES: usize = 32 << 20;
 
 /// What a loop takes in.
 pub(crate) enum Message {
     Input(Input),
+    /// One that brings bytes, with its share of what may wait.
+    Much {
+        input: Input,
+        share: OwnedSemaphorePermit,
+    },
     /// A worker's session, and where to put what is for it.
     Connected {
         hello: Box<WorkerHello>,
@@ -60,6 +68,7 @@ pub struct Partitions {
 
 struct Slot {
     inbox: mpsc::Sender<Message>,
+    room: Arc<Semaphore>,
     standing: Arc<Standing>,
 }
 
@@ -93,6 +102,8 @@ pub struct PartitionsStatus {
 pub(crate) struct Mailbox {
     pub(crate) partition: PartitionId,
     pub(crate) inbox: mpsc::Receiver<Message>,
+    /// Taken out of the inbox, and not yet looked at.
+    pub(crate) taken: VecDeque<Message>,
     pub(crate) standing: Arc<Standing>,
 }
 
@@ -104,8 +115,9 @@ impl Partitions {
         for partition in (0..count).map(PartitionId) {
             let (sender, inbox) = mpsc::channel(INBOX);
             let standing = Arc::new(Standing::default());
-            slots.push(Slot { inbox: sender, standing: standing.clone() });
-            mailboxes.push(Mailbox { partition, inbox, standing });
+            let room = Arc::new(Semaphore::new(INBOX_BYTES));
+            slots.push(Slot { inbox: sender, room, standing: standing.clone() });
+            mailboxes.push(Mailbox { partition, inbox, taken: VecDeque::new(), standing });
         }
         (Partitions { slots: slots.into() }, mailboxes)
     }
@@ -156,6 +168,22 @@ impl Partitions {
         slot.inbox.send(message).await.map_err(|_| CommandError::unavailable("the server is shutting down"))
     }
 
+    /// The same for an input that brings `bytes`; waits until there is room for them too.
+    pub(crate) async fn tell_much(
+        &self,
+        partition: PartitionId,
+        input: Input,
+        bytes: usize,
+    ) -> Result<(), CommandError> {
+        if bytes == 0 {
+            return self.tell(partition, Message::Input(input)).await;
+        }
+        let slot = self.slots.get(usize::from(partition.0)).ok_or(CommandError::unavailable("no such partition"))?;
+        let share = u32::try_from(bytes.min(INBOX_BYTES)).expect("the bound fits");
+        let share = slot.room.clone().acquire_many_owned(share).await.expect("nobody closes it");
+        self.tell(partition, Message::Much { input, share }).await
+    }
+
     /// What the partitions hold at the moment.
     pub fn status(&self) -> PartitionsStatus {
         let mut status = PartitionsStatus { total: self.slots.len() as u32, ..PartitionsStatus::default() };
@@ -165,6 +193,7 @@ impl Partitions {
             status.gauges.waiting += gauges.waiting;
             status.gauges.ready += gauges.ready;
             status.gauges.placed += gauges.placed;
+            status.gauges.tasks_placed += gauges.tasks_placed;
             status.gauges.sessions += gauges.sessions;
             status.gauges.slots += gauges.slots;
             status.gauges.jobs_in_memory += gauges.jobs_in_memory;
@@ -191,5 +220,30 @@ async fn answered<T>(waiting: oneshot::Receiver<T>, deadline: Instant) -> Result
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(_)) => Err(CommandError::unavailable("the server is shutting down")),
         Err(_) => Err(CommandError::Timeout),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use pendula_model::SessionId;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_waits_is_bounded_by_bytes_too_and_room_comes_back_with_what_is_taken() {
+        let (partitions, mut mailboxes) = Partitions::new(1);
+        let much = |bytes| {
+            let input = Input::Mapped { session: SessionId(1), maps: Vec::new() };
+            partitions.tell_much(PartitionId(0), input, bytes)
+        };
+        much(0).now_or_never().expect("what brings nothing needs no room").expect("sent");
+        much(2 * INBOX_BYTES).now_or_never().expect("even what is larger than the bound").expect("sent");
+        let mut next = std::pin::pin!(much(1));
+        assert!(next.as_mut().now_or_never().is_none());
+        let inbox = &mut mailboxes[0].inbox;
+        assert!(matches!(inbox.try_recv(), Ok(Message::Input(_))));
+        drop(inbox.try_recv().expect("the large one"));
+        next.now_or_never().expect("there is room again").expect("sent");
     }
 }

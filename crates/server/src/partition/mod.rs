@@ -3,6 +3,8 @@
 //! [`owner`] claims, restores and starts again; [`rounds`] is the loop itself: take inputs, let the engine decide, commit,
 //! perform. [`handle`] is how everyone else reaches it.
 
+mod followers;
+mod gathered;
 mod handle;
 mod load;
 mod owner;

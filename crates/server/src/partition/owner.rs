@@ -184,14 +184,14 @@ fn tell(error: &StoreError, mailbox: &Mailbox) {
 fn refuse_what_waits(mailbox: &mut Mailbox) {
     mailbox.inbox.close();
     let stopping = || CommandError::unavailable(STOPPING);
-    while let Ok(message) = mailbox.inbox.try_recv() {
+    while let Some(message) = mailbox.taken.pop_front().or_else(|| mailbox.inbox.try_recv().ok()) {
         match message {
             Message::Command { answer, .. } => drop(answer.send(Err(stopping()))),
             Message::Commands { commands, answer } => {
                 let _ = answer.send(vec![Err(stopping()); commands.len()]);
             }
             Message::Connected { outbox, .. } => outbox.close(tonic::Status::unavailable(STOPPING)),
-            Message::Input(_) => {}
+            Message::Input(_) | Message::Much { .. } => {}
         }
     }
 }

@@ -13,28 +13,28 @@ use std::task::Poll;
 use std::time::Duration;
 
 use pendula_engine::{Effect, Gauges, Input, Output, Partition};
-use pendula_model::change::Change;
-use pendula_model::instance::{Instance, InstanceState};
 use pendula_model::snapshot::Snapshot;
-use pendula_model::{Epoch, InstanceId, PartitionId, SessionId};
+use pendula_model::{Epoch, PartitionId, SessionId};
 use pendula_store::{Batch, StoreError};
+use pendula_wire::map::MapAnswer;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::followers::{Followers, Moved, moved};
+use super::gathered::Gathered;
 use super::handle::{CommandError, Mailbox, Message, Standing};
 use super::load;
 use super::owner::Owner;
 use super::replies::Replies;
 use super::time::PartitionTime;
-use crate::logs::News;
 use crate::metrics::Tick;
 use crate::session::{Outbox, Parcel};
 use crate::telemetry;
 
 /// Messages taken from the inbox at once. Between two takings the loop looks at its commit and its timers.
 const TAKEN_AT_ONCE: usize = 256;
-/// Changes, and effects, that may gather while a commit is under way; beyond, inputs have to wait.
-const GATHERED: usize = 8_192;
+/// Effects that may gather while a commit is under way; beyond, inputs have to wait. For the rest see [`Gathered`].
+const EFFECTS: usize = 32_768;
 /// Even a loop without anything to do shows this often that it lives.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 /// How often the gauges and the last tick are brought up to date, at most.
@@ -68,10 +68,12 @@ pub(super) struct Rounds {
     standing: Arc<Standing>,
     /// Decided, and not yet handed to the store.
     open: Output,
+    gathered: Gathered,
     commit: Option<UnderWay>,
     loads: JoinSet<Input>,
     /// What the current round has for each session.
     parcels: HashMap<SessionId, Parcel>,
+    followers: Followers,
 }
 
 /// A commit that has not returned, and what follows it.
@@ -80,13 +82,6 @@ struct UnderWay {
     effects: Vec<Effect>,
     moved: Vec<Moved>,
     since: Instant,
-}
-
-/// An instance whose row the commit changes, for those who follow it live.
-struct Moved {
-    instance: InstanceId,
-    state: InstanceState,
-    attempt: u32,
 }
 
 impl Rounds {
@@ -98,6 +93,7 @@ impl Rounds {
         let name = format!("partition/{partition}");
         let tick = owner.metrics.tick(&name);
         owner.health.watch(&name, tick.clone());
+        let followers = Followers::new(owner.log_hub.clone());
         let engine = Partition::restore(time.now(), rand::random(), settings, snapshot, &mut open);
         Rounds {
             owner,
@@ -111,9 +107,11 @@ impl Rounds {
             sessions: HashMap::new(),
             standing,
             open,
+            gathered: Gathered::default(),
             commit: None,
             loads: JoinSet::new(),
             parcels: HashMap::new(),
+            followers,
         }
     }
 
@@ -127,12 +125,11 @@ impl Rounds {
         loop {
             self.hand_over().await;
             self.show();
-            let has_room = self.open.changes.len() < GATHERED && self.open.effects.len() < 4 * GATHERED;
             let stopping = stop.is_cancelled();
             if stopping && self.commit.is_none() {
                 return Ended::Stopped;
             }
-            let deciding = has_room && !stopping;
+            let deciding = self.has_room() && !stopping;
             let wakeup = self.wakeup();
             if timer.deadline() != wakeup {
                 timer.as_mut().reset(wakeup);
@@ -150,7 +147,7 @@ impl Rounds {
                         self.hand_over().await;
                     }
                     self.perform(done.effects);
-                    self.publish(done.moved);
+                    self.followers.publish(done.moved);
                 }
                 () = stop.cancelled(), if !stopping => {}
                 () = &mut timer, if deciding => self.decide(Input::Tick),
@@ -158,14 +155,18 @@ impl Rounds {
                     Ok(input) => self.decide(input),
                     Err(error) => tracing::error!(%error, "a read for the engine panicked"),
                 },
+                () = std::future::ready(()), if deciding && !mailbox.taken.is_empty() => {
+                    // One message may bring thousands of tasks.
+                    while self.has_room() && let Some(message) = mailbox.taken.pop_front() {
+                        self.take(message);
+                    }
+                }
                 taken = mailbox.inbox.recv_many(&mut messages, TAKEN_AT_ONCE), if deciding => {
                     if taken == 0 {
                         // Nobody is left who could send anything: the server was dropped.
                         stop.cancel();
                     }
-                    for message in messages.drain(..) {
-                        self.take(message);
-                    }
+                    mailbox.taken.extend(messages.drain(..));
                 }
                 Ok(()) = clock_jumps.changed() => {}
             }
@@ -181,8 +182,17 @@ impl Rounds {
         self.replies.fail_all(&CommandError::unavailable(why));
     }
 
+    /// Whether more may be decided while a commit is under way.
+    fn has_room(&self) -> bool {
+        self.gathered.has_room() && self.open.effects.len() < EFFECTS
+    }
+
     fn take(&mut self, message: Message) {
         match message {
+            Message::Much { input, share } => {
+                self.decide(input);
+                drop(share);
+            }
             Message::Input(input) => {
                 if let Input::WorkerDisconnected { session } = &input {
                     self.sessions.remove(session);
@@ -231,6 +241,7 @@ impl Rounds {
             self.engine.handle(now, Input::ClockJumped { by }, &mut self.open);
         }
         self.engine.handle(now, input, &mut self.open);
+        self.gathered.count(&self.open.changes);
     }
 
     /// Gives the store what was decided, if it has nothing of ours in hand. What needs no commit is performed.
@@ -244,6 +255,7 @@ impl Rounds {
             return;
         }
         let Output { changes, effects } = std::mem::take(&mut self.open);
+        self.gathered = Gathered::default();
         let moved = changes.iter().filter_map(moved).collect();
         let batch = Batch { partition: self.partition, epoch: self.epoch, changes };
         let mut result: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(commit(self.owner.clone(), batch));
@@ -259,6 +271,7 @@ impl Rounds {
         let now = Instant::now();
         // What this round did is shown soon, and then the loop may sleep.
         let latest = if now < self.show_next { self.show_next } else { now + LONGEST_SLEEP };
+        let latest = self.followers.next().map_or(latest, |tell| latest.min(tell));
         match self.engine.next_wakeup() {
             Some(at) => self.time.instant(at).min(latest),
             None => latest,
@@ -273,10 +286,13 @@ impl Rounds {
                     telemetry::dispatched(&dispatch);
                     self.parcel(dispatch.session).dispatches.push(dispatch);
                 }
-                Effect::Stop { session, instance, attempt, grace, abandon } => {
-                    self.parcel(session).stops.push((instance, attempt, grace, abandon));
+                Effect::Stop { session, attempt, grace, abandon } => {
+                    self.parcel(session).stops.push((attempt, grace, abandon));
                 }
-                Effect::Ack { session, instance, attempt } => self.parcel(session).acks.push((instance, attempt)),
+                Effect::Ack { session, attempt } => self.parcel(session).acks.push(attempt),
+                Effect::Mapped { session, attempt, reply } => {
+                    self.parcel(session).mapped.push(MapAnswer { attempt, reply });
+                }
                 Effect::Welcome { session, abort } => self.parcel(session).welcome = Some(abort),
                 Effect::Drain { session } => self.parcel(session).drain = true,
                 Effect::Close { session, why } => {
@@ -289,6 +305,9 @@ impl Rounds {
                 }
                 Effect::LoadSchedules { until } => {
                     self.loads.spawn(load::schedules(self.owner.clone(), self.partition, until));
+                }
+                Effect::LoadTasks { instance, from, limit, bytes } => {
+                    self.loads.spawn(load::tasks(self.owner.clone(), instance, from, limit, bytes));
                 }
                 Effect::Observed(observation) => {
                     self.owner.metrics.observe(&observation);
@@ -308,17 +327,9 @@ impl Rounds {
         self.parcels.entry(session).or_default()
     }
 
-    fn publish(&self, moved: Vec<Moved>) {
-        if !self.owner.log_hub.is_followed() {
-            return;
-        }
-        for Moved { instance, state, attempt } in moved {
-            self.owner.log_hub.publish(instance, || News::State { state, attempt });
-        }
-    }
-
     /// Lets others see that the loop lives and what it holds; not in every round of a busy loop.
     fn show(&mut self) {
+        self.followers.tell();
         let now = Instant::now();
         if now < self.show_next {
             return;
@@ -377,13 +388,4 @@ async fn commit(owner: Arc<Owner>, batch: Batch) -> Result<(), StoreError> {
             Err(error) => return Err(error),
         }
     }
-}
-
-fn moved(change: &Change) -> Option<Moved> {
-    let instance: &Instance = match change {
-        Change::InstanceInserted { instance, .. } | Change::InstanceEnded { instance, .. } => instance,
-        Change::InstanceUpdated(instance) => instance,
-        _ => return None,
-    };
-    Some(Moved { instance: instance.id, state: instance.state, attempt: instance.attempt })
 }

@@ -7,9 +7,10 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::Stream;
-use pendula_engine::Dispatch;
+use pendula_engine::{Dispatch, Part};
+use pendula_model::instance::Payload;
 use pendula_model::job::JobSpec;
-use pendula_model::{InstanceId, JobId, Revision, SessionId};
+use pendula_model::{JobId, Revision, SessionId};
 use pendula_wire::frame::batches;
 use pendula_wire::v1;
 use pendula_wire::v1::to_worker::Message;
@@ -46,7 +47,7 @@ impl Frames {
     }
 
     fn prepare(&mut self, parcel: Parcel) {
-        let Parcel { welcome, acks, log_acks, dispatches, stops, drain, answer } = parcel;
+        let Parcel { welcome, acks, log_acks, dispatches, stops, mapped, pages, drain, answer } = parcel;
         if let Some(abort) = welcome {
             self.ready(Message::Welcome(v1::Welcome {
                 protocol: self.protocol,
@@ -55,10 +56,10 @@ impl Frames {
                 session: self.session.0,
                 heartbeat_millis: HEARTBEAT.as_millis() as u32,
                 silence_millis: SILENCE.as_millis() as u32,
-                abort: abort.into_iter().map(held).collect(),
+                abort: abort.into_iter().map(Into::into).collect(),
             }));
         }
-        for tasks in batches(acks.into_iter().map(held)) {
+        for tasks in batches(acks.into_iter().map(v1::Held::from)) {
             self.ready(Message::Acks(v1::Acks { tasks }));
         }
         for acks in batches(log_acks) {
@@ -68,13 +69,19 @@ impl Frames {
         for dispatches in batches(dispatches) {
             self.ready(Message::Dispatches(v1::Dispatches { dispatches }));
         }
-        let stops = stops.into_iter().map(|(instance, attempt, grace, abandon)| v1::Stop {
-            task: Some(v1::Held::root(instance, attempt)),
+        let stops = stops.into_iter().map(|(attempt, grace, abandon)| v1::Stop {
+            task: Some(attempt.into()),
             grace_millis: grace.as_millis() as u64,
             abandon,
         });
         for stops in batches(stops) {
             self.ready(Message::Stops(v1::Stops { stops }));
+        }
+        for replies in batches(mapped.into_iter().map(v1::MapReply::from)) {
+            self.ready(Message::Maps(v1::MapReplies { replies }));
+        }
+        for pages in batches(pages) {
+            self.ready(Message::Results(v1::ResultPages { pages }));
         }
         if drain {
             self.ready(Message::Drain(v1::DrainRequest { budget_millis: DRAIN_BUDGET_MILLIS }));
@@ -99,8 +106,12 @@ impl Frames {
             Some(params) => Bytes::copy_from_slice(params.as_bytes()),
             None => definition.params.clone(),
         };
-        v1::Dispatch {
-            task: Some(v1::Held::root(dispatch.instance, dispatch.attempt)),
+        let limit = match &dispatch.part {
+            Some(_) => spec.mode.limits().task_timeout,
+            None => spec.timeout,
+        };
+        let whole = v1::Dispatch {
+            task: Some(dispatch.key().into()),
             sequence: dispatch.sequence,
             processor: spec.processor.name().to_owned(),
             config: definition.config.clone(),
@@ -110,12 +121,43 @@ impl Frames {
             app: dispatch.app_name.as_ref().to_owned(),
             job: spec.name.clone(),
             revision: dispatch.revision.0,
-            timeout_millis: spec.timeout.map_or(0, |timeout| timeout.as_millis() as u64),
+            timeout_millis: limit.map_or(0, |limit| limit.as_millis() as u64),
             stop_grace_millis: spec.stop_grace().as_millis() as u64,
             timezone: spec.trigger.as_ref().map_or_else(|| "UTC".to_owned(), |trigger| trigger.timezone.clone()),
             failures: dispatch.failures,
             created_micros: dispatch.created_at.as_micros(),
+            ..v1::Dispatch::default()
+        };
+        match dispatch.part {
+            Some(part) => one_of_many(whole, *part),
+            None => whole,
         }
+    }
+}
+
+/// What a task of an instance with many is told besides.
+fn one_of_many(whole: v1::Dispatch, part: Part) -> v1::Dispatch {
+    let Part { role, name, input, shard, emitted } = part;
+    let (shard_index, shard_total) = shard.unwrap_or_default();
+    let input_content_type = input.as_ref().map(|input| input.content_type.clone()).unwrap_or_default();
+    v1::Dispatch {
+        role: v1::TaskRole::from(role).into(),
+        task_name: name.as_ref().to_owned(),
+        input: input.map_or_else(Bytes::new, |input| Bytes::from_owner(Shared(input))),
+        input_content_type,
+        shard_index,
+        shard_total,
+        emitted,
+        ..whole
+    }
+}
+
+/// An input as the engine has it, so that it is copied into the frame and nowhere else.
+struct Shared(Arc<Payload>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.bytes
     }
 }
 
@@ -124,10 +166,6 @@ impl Definition {
         let params = serde_json::to_vec(&spec.params).expect("a JSON object has a text");
         Definition { config: spec.processor.config_json().into(), params: params.into() }
     }
-}
-
-fn held((instance, attempt): (InstanceId, u32)) -> v1::Held {
-    v1::Held::root(instance, attempt)
 }
 
 impl Stream for Frames {

@@ -1,13 +1,14 @@
 //! Workers' sessions: one bidirectional gRPC stream each.
 //!
 //! [`service`] lets a worker in (token, hello, version), [`serve`] turns what it says into inputs of its app's
-//! partition, [`outbox`] and [`frames`] bring it what the partition has for it, [`transcript`] stores the logs. Nothing
-//! here decides about instances.
+//! partition, [`outbox`] and [`frames`] bring it what the partition has for it, [`transcript`] stores the logs,
+//! [`results`] reads what tasks left. Nothing here decides about instances.
 
 mod frames;
 mod outbox;
 mod refusals;
 mod reports;
+mod results;
 mod serve;
 mod service;
 mod transcript;

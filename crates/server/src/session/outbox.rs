@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use futures::task::AtomicWaker;
 use pendula_engine::Dispatch;
-use pendula_model::InstanceId;
+use pendula_model::AttemptKey;
+use pendula_wire::map::MapAnswer;
 use pendula_wire::v1;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -21,13 +23,16 @@ const MOST_WAITING: usize = 400_000;
 #[derive(Debug, Default)]
 pub(crate) struct Parcel {
     /// The attempts that the worker must abort.
-    pub(crate) welcome: Option<Vec<(InstanceId, u32)>>,
-    pub(crate) acks: Vec<(InstanceId, u32)>,
+    pub(crate) welcome: Option<Vec<AttemptKey>>,
+    pub(crate) acks: Vec<AttemptKey>,
     pub(crate) log_acks: Vec<v1::LogAck>,
     #[expect(clippy::vec_box, reason = "moved as they came; a dispatch is large")]
     pub(crate) dispatches: Vec<Box<Dispatch>>,
-    /// Instance, attempt, grace, and whether the attempt is no longer the worker's own.
-    pub(crate) stops: Vec<(InstanceId, u32, Duration, bool)>,
+    /// Attempt, grace, and whether the attempt is no longer the worker's own.
+    pub(crate) stops: Vec<(AttemptKey, Duration, bool)>,
+    pub(crate) mapped: Vec<MapAnswer>,
+    /// Results that a task reads: few, because they are large. See [`Outbox::pages_left`].
+    pub(crate) pages: Vec<v1::ResultPage>,
     pub(crate) drain: bool,
     /// A heartbeat wants to be answered, if need be with nothing.
     pub(crate) answer: bool,
@@ -39,6 +44,8 @@ impl Parcel {
             + self.log_acks.len()
             + self.dispatches.len()
             + self.stops.len()
+            + self.mapped.len()
+            + self.pages.len()
             + usize::from(self.welcome.is_some())
             + usize::from(self.drain)
             + usize::from(self.answer)
@@ -50,6 +57,8 @@ impl Parcel {
         self.log_acks.append(&mut later.log_acks);
         self.dispatches.append(&mut later.dispatches);
         self.stops.append(&mut later.stops);
+        self.mapped.append(&mut later.mapped);
+        self.pages.append(&mut later.pages);
         self.drain |= later.drain;
         self.answer |= later.answer;
     }
@@ -59,6 +68,8 @@ impl Parcel {
 pub(crate) struct Outbox {
     waiting: Mutex<Waiting>,
     connection: AtomicWaker,
+    /// Told when pages leave.
+    left: Notify,
     closed: CancellationToken,
 }
 
@@ -85,7 +96,12 @@ pub(super) enum Taken {
 
 impl Outbox {
     pub(crate) fn new() -> Self {
-        Outbox { waiting: Mutex::default(), connection: AtomicWaker::new(), closed: CancellationToken::new() }
+        Outbox {
+            waiting: Mutex::default(),
+            connection: AtomicWaker::new(),
+            left: Notify::new(),
+            closed: CancellationToken::new(),
+        }
     }
 
     /// Adds to what waits; never blocks. Does nothing once closed.
@@ -122,6 +138,14 @@ impl Outbox {
         self.closed.cancelled().await;
     }
 
+    /// Resolves when no page of results waits any more, so that who reads them takes no more than the worker does. For one
+    /// caller at a time.
+    pub(super) async fn pages_left(&self) {
+        while !self.waiting().parcel.pages.is_empty() {
+            self.left.notified().await;
+        }
+    }
+
     /// How long the oldest entry waits for the worker to read.
     pub(super) fn stuck_for(&self) -> Duration {
         self.waiting().since.map_or(Duration::ZERO, |since| since.elapsed())
@@ -133,7 +157,11 @@ impl Outbox {
         let mut waiting = self.waiting();
         if waiting.parcel.entries() > 0 {
             waiting.since = None;
-            return Poll::Ready(Taken::Parcel(std::mem::take(&mut waiting.parcel)));
+            let parcel = std::mem::take(&mut waiting.parcel);
+            if !parcel.pages.is_empty() {
+                self.left.notify_one();
+            }
+            return Poll::Ready(Taken::Parcel(parcel));
         }
         match waiting.farewell.take() {
             None => Poll::Pending,
@@ -156,10 +184,13 @@ impl Outbox {
 mod tests {
     use std::task::Waker;
 
+    use futures::FutureExt;
+    use pendula_model::InstanceId;
+
     use super::*;
 
     fn ack(instance: i64) -> Parcel {
-        Parcel { acks: vec![(InstanceId(instance), 1)], ..Parcel::default() }
+        Parcel { acks: vec![AttemptKey::root(InstanceId(instance), 1)], ..Parcel::default() }
     }
 
     #[test]
@@ -172,7 +203,7 @@ mod tests {
         outbox.close(tonic::Status::aborted("moved"));
         outbox.put(ack(3));
         let Poll::Ready(Taken::Parcel(parcel)) = outbox.poll_take(&mut cx) else { panic!("two acks wait") };
-        assert_eq!(parcel.acks, [(InstanceId(1), 1), (InstanceId(2), 1)]);
+        assert_eq!(parcel.acks, [1, 2].map(|instance| AttemptKey::root(InstanceId(instance), 1)));
         let Poll::Ready(Taken::Closed(Some(status))) = outbox.poll_take(&mut cx) else { panic!("then it ends") };
         assert_eq!(status.message(), "moved");
         assert!(matches!(outbox.poll_take(&mut cx), Poll::Ready(Taken::Closed(None))));
@@ -181,11 +212,24 @@ mod tests {
     #[test]
     fn a_worker_that_does_not_read_is_let_go() {
         let outbox = Outbox::new();
-        let many = || Parcel { acks: vec![(InstanceId(1), 1); MOST_WAITING / 2 + 1], ..Parcel::default() };
+        let acks = || vec![AttemptKey::root(InstanceId(1), 1); MOST_WAITING / 2 + 1];
+        let many = || Parcel { acks: acks(), ..Parcel::default() };
         outbox.put(many());
         assert!(!outbox.closed.is_cancelled());
         outbox.put(many());
         assert!(outbox.closed.is_cancelled());
         assert_eq!(outbox.waiting().parcel.entries(), 0);
+    }
+
+    #[test]
+    fn pages_of_results_wait_for_the_worker_to_take_the_ones_before() {
+        let outbox = Outbox::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        outbox.pages_left().now_or_never().expect("none waits");
+        outbox.put(Parcel { pages: vec![v1::ResultPage::default()], ..Parcel::default() });
+        let mut left = std::pin::pin!(outbox.pages_left());
+        assert!(left.as_mut().now_or_never().is_none());
+        assert!(matches!(outbox.poll_take(&mut cx), Poll::Ready(Taken::Parcel(_))));
+        left.now_or_never().expect("it left");
     }
 }

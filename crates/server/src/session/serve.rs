@@ -4,10 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pendula_engine::{Input, WorkerHello};
+use pendula_engine::{Input, Mapping, NewTask, WorkerHello};
 use pendula_model::worker::{HostMetrics, WorkerRef};
-use pendula_model::{AppId, PartitionId, SessionId};
+use pendula_model::{AppId, AttemptKey, InstanceId, PartitionId, SessionId};
+use pendula_store::StoreError;
+use pendula_wire::map::{EmittedTask, MapAnswer, WorkerMap};
 use pendula_wire::report::WorkerReport;
+use pendula_wire::results::PageRequest;
 use pendula_wire::v1::to_server::Message as Said;
 use pendula_wire::{WireError, held, v1};
 use tokio::time::timeout;
@@ -15,6 +18,7 @@ use tonic::{Status, Streaming};
 
 use super::outbox::{Outbox, Parcel};
 use super::refusals::Refusals;
+use super::results::Desk;
 use super::transcript::Intake;
 use super::{SILENCE, reports};
 use crate::auth::Principal;
@@ -23,6 +27,8 @@ use crate::state::ServerState;
 
 /// How often we look whether the worker still reads.
 const LOOK: Duration = Duration::from_secs(1);
+/// Pause before the store is asked again that could not answer.
+const AGAIN: Duration = Duration::from_millis(500);
 
 pub(super) struct Session {
     pub(super) id: SessionId,
@@ -34,6 +40,8 @@ pub(super) struct Session {
     pub(super) outbox: Arc<Outbox>,
     /// Where log chunks go, apart from everything else: a slow disk must not delay reports.
     pub(super) transcript: Intake,
+    /// Where requests for results go: they are read without the partition.
+    pub(super) results: Desk,
     pub(super) state: ServerState,
     pub(super) refusals: Arc<Refusals>,
 }
@@ -90,6 +98,8 @@ impl Session {
         let session = self.id;
         match said.message {
             Some(Said::Reports(reports)) => self.report(reports).await,
+            Some(Said::Maps(maps)) => self.map(maps).await,
+            Some(Said::Results(requests)) => self.read_results(requests).await,
             Some(Said::Heartbeat(heartbeat)) => {
                 // Answered here: a partition that waits for its store must not look like a dead server.
                 self.outbox.put(Parcel { answer: true, ..Parcel::default() });
@@ -115,24 +125,92 @@ impl Session {
     async fn report(&self, reports: v1::Reports) -> Result<(), CommandError> {
         let now = self.state.clock.now();
         let mut accepted = Vec::with_capacity(reports.reports.len());
+        let mut bytes = 0;
         for report in reports.reports {
             match WorkerReport::try_from(report) {
                 // Whether the attempt is this worker's the engine knows; another partition's it cannot even see.
-                Ok(report) if report.instance.partition() != self.partition => {
+                Ok(report) if report.attempt.instance.partition() != self.partition => {
                     self.complain(&WireError::new("Report", "task", "belongs to another app"))?;
                 }
-                Ok(report) => accepted.push(reports::report(now, report)),
+                Ok(mut report) => {
+                    if reports::is_large_for_an_instance(&report) && !self.has_many(report.attempt.instance).await {
+                        reports::without_large_result(&mut report);
+                    }
+                    bytes += reports::result_bytes(&report);
+                    accepted.push(reports::report(now, report));
+                }
                 Err(error) => self.complain(&error)?,
             }
         }
         if accepted.is_empty() {
             return Ok(());
         }
-        self.tell(Input::Reported { session: self.id, reports: accepted }).await
+        self.tell_much(Input::Reported { session: self.id, reports: accepted }, bytes).await
+    }
+
+    /// Whether an instance has many tasks. Waits for a store that is away.
+    async fn has_many(&self, instance: InstanceId) -> bool {
+        loop {
+            match self.state.store.fanout(instance).await {
+                Ok(fanout) => return fanout.is_some(),
+                Err(StoreError::Unavailable { .. }) => tokio::time::sleep(AGAIN).await,
+                Err(error) => {
+                    tracing::warn!(%instance, %error, "a report has no readable instance");
+                    return false;
+                }
+            }
+        }
+    }
+
+    async fn map(&self, maps: v1::MapRequests) -> Result<(), CommandError> {
+        let mut accepted = Vec::with_capacity(maps.requests.len());
+        let mut bytes = 0;
+        for request in maps.requests {
+            let attempt = held::required(request.task.as_ref(), "MapRequest", "task");
+            match (attempt, WorkerMap::try_from(request)) {
+                (Ok(attempt), _) if attempt.instance.partition() != self.partition => {
+                    self.refuse(attempt, &WireError::new("MapRequest", "task", "belongs to another app"))?;
+                }
+                (_, Ok(WorkerMap { attempt, first, tasks })) => {
+                    bytes += tasks.iter().map(weight).sum::<usize>();
+                    let tasks = tasks.into_iter().map(|task| NewTask { name: task.name, input: task.input });
+                    accepted.push(Mapping { attempt, first, tasks: tasks.collect() });
+                }
+                // Somebody waits for the answer.
+                (Ok(attempt), Err(error)) => self.refuse(attempt, &error)?,
+                (Err(error), _) => self.complain(&error)?,
+            }
+        }
+        if accepted.is_empty() {
+            return Ok(());
+        }
+        self.tell_much(Input::Mapped { session: self.id, maps: accepted }, bytes).await
+    }
+
+    fn refuse(&self, attempt: AttemptKey, error: &WireError) -> Result<(), CommandError> {
+        let mapped = vec![MapAnswer { attempt, reply: Err(error.to_string()) }];
+        self.outbox.put(Parcel { mapped, ..Parcel::default() });
+        self.complain(error)
+    }
+
+    async fn read_results(&self, requests: v1::ResultRequests) -> Result<(), CommandError> {
+        for request in requests.requests {
+            match PageRequest::try_from(request) {
+                // Fails only when the session is over.
+                Ok(request) => drop(self.results.send(request).await),
+                Err(error) => self.complain(&error)?,
+            }
+        }
+        Ok(())
     }
 
     async fn tell(&self, input: Input) -> Result<(), CommandError> {
         self.state.partitions.tell(self.partition, Message::Input(input)).await
+    }
+
+    /// The same for what brings bytes, of which only so many may wait.
+    async fn tell_much(&self, input: Input, bytes: usize) -> Result<(), CommandError> {
+        self.state.partitions.tell_much(self.partition, input, bytes).await
     }
 
     /// What a worker says and we cannot accept is left out, and the session goes on: the rest of it is work that
@@ -144,4 +222,9 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Bytes that a sub-task needs while it waits to be stored.
+fn weight(task: &EmittedTask) -> usize {
+    size_of::<NewTask>() + task.name.len() + task.input.as_ref().map_or(0, |input| input.bytes.len())
 }

@@ -19,7 +19,7 @@ use super::frames::Frames;
 use super::outbox::Outbox;
 use super::refusals::Refusals;
 use super::serve::Session;
-use super::{HELLO_WITHIN, transcript};
+use super::{HELLO_WITHIN, results, transcript};
 use crate::auth::{AuthError, Permission, Principal};
 use crate::state::ServerState;
 
@@ -70,14 +70,17 @@ impl Sessions {
         };
         let outbox = Arc::new(Outbox::new());
         let frames = Frames::new(outbox.clone(), session, protocol, capabilities);
+        let worker = introduction.info.worker.clone();
+        let results = results::start(self.state.clone(), app.id, worker.clone(), outbox.clone(), &self.tasks);
         let session = Session {
             id: session,
             app: app.id,
             partition: app.id.partition(),
             peer,
             principal,
-            worker: introduction.info.worker.clone(),
+            worker,
             outbox: outbox.clone(),
+            results,
             transcript: transcript::start(self.state.clone(), app.id, outbox, &self.tasks),
             state: self.state.clone(),
             refusals: self.refusals.clone(),

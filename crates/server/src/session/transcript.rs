@@ -1,11 +1,11 @@
 //! Storing what a session's tasks print: apart from its other messages, because disks are slower than reports.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pendula_model::{AppId, InstanceId};
+use pendula_model::{AppId, AttemptKey, InstanceId, TaskId};
 use pendula_store::StoreError;
 use pendula_store::logs::{Appended, LogAppend, LogKey};
 use pendula_wire::frame::LOG_CHUNK_BYTES;
@@ -22,7 +22,7 @@ use crate::state::ServerState;
 const WAITING_BYTES: usize = 16 * 1024 * 1024;
 /// What a chunk costs besides its bytes.
 const CHUNK_OVERHEAD: usize = 128;
-/// Attempts whose right to a log is remembered; beyond, all are looked up again.
+/// Instances whose right to logs is remembered; beyond, all are looked up again.
 const KNOWN: usize = 10_000;
 /// Pause before a log is appended again that the store could not take.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -32,8 +32,9 @@ struct Transcript {
     state: ServerState,
     app: AppId,
     outbox: Arc<Outbox>,
-    /// Attempts that were found to be of the session's app.
-    known: HashSet<(InstanceId, u32)>,
+    /// Instances that were found to be of the session's app, with the latest attempt of their first task that is known.
+    /// Other tasks are not looked at: there may be a million, and the log of one that never ran hurts nobody else.
+    known: HashMap<InstanceId, u32>,
 }
 
 /// Chunks of one message, and their share of what may wait.
@@ -64,7 +65,7 @@ impl Intake {
 /// Stores what is put in until the intake is dropped, and tells the worker and those who follow.
 pub(super) fn start(state: ServerState, app: AppId, outbox: Arc<Outbox>, tasks: &TaskTracker) -> Intake {
     let (intake, mut waiting) = Intake::new();
-    let mut transcript = Transcript { state, app, outbox, known: HashSet::new() };
+    let mut transcript = Transcript { state, app, outbox, known: HashMap::new() };
     tasks.spawn(async move {
         while let Some((mut chunks, share)) = waiting.recv().await {
             // Given back when all of it is stored.
@@ -86,8 +87,7 @@ impl Transcript {
         for chunk in chunks {
             let after = chunk.offset.saturating_add(chunk.data.len() as u64);
             match self.admit(&chunk).await {
-                Some((instance, attempt)) => {
-                    let key = LogKey { app: self.app, instance, attempt, task: 0 };
+                Some(key) => {
                     self.state.metrics.log_stored(chunk.data.len() as u64, chunk.lost_before);
                     pieces.push((key, chunk));
                 }
@@ -102,8 +102,7 @@ impl Transcript {
                 Ok(stored) => {
                     for ((key, chunk), appended) in pieces.iter().zip(stored) {
                         self.publish(key, chunk, &appended);
-                        let task = Some(v1::Held::root(key.instance, key.attempt));
-                        acks.push(v1::LogAck { task, offset: appended.next_offset });
+                        acks.push(v1::LogAck { task: chunk.task, offset: appended.next_offset });
                     }
                 }
                 Err(error) => {
@@ -118,36 +117,53 @@ impl Transcript {
         self.outbox.put(Parcel { log_acks: latest(acks), ..Parcel::default() });
     }
 
-    /// Whose log it is, if this session may write it: the attempt exists and is of the session's app.
-    async fn admit(&mut self, chunk: &v1::LogChunk) -> Option<(InstanceId, u32)> {
-        let (instance, attempt) = held::required(chunk.task.as_ref(), "LogChunk", "task").ok()?;
+    /// Whose log it is, if this session may write it: the instance is of the session's app, and the attempt exists as far
+    /// as that is looked at.
+    async fn admit(&mut self, chunk: &v1::LogChunk) -> Option<LogKey> {
+        let at = held::required(chunk.task.as_ref(), "LogChunk", "task").ok()?;
+        let AttemptKey { instance, task, attempt } = at;
+        let key = LogKey { app: self.app, instance, attempt, task: u32::try_from(task.0).ok()? };
         if chunk.data.len() > LOG_CHUNK_BYTES {
             return None;
         }
-        if self.known.contains(&(instance, attempt)) {
-            return Some((instance, attempt));
+        let known = self.known.get(&instance);
+        if known.is_some_and(|latest| task != TaskId::ROOT || attempt <= *latest) {
+            return Some(key);
         }
-        let row = loop {
-            match self.state.store.instance(instance).await {
-                Ok(row) => break row?,
+        let latest = self.latest(at).await?;
+        if self.known.len() >= KNOWN {
+            self.known.clear();
+        }
+        self.known.insert(instance, latest);
+        (task != TaskId::ROOT || attempt <= latest).then_some(key)
+    }
+
+    /// The latest attempt at the first task of an instance of this app. Waits for a store that is away.
+    async fn latest(&self, at: AttemptKey) -> Option<u32> {
+        let store = &self.state.store;
+        let read = async || -> Result<Option<u32>, StoreError> {
+            let row = store.instance(at.instance).await?.filter(|row| row.app == self.app);
+            let Some(row) = row else { return Ok(None) };
+            if at.task != TaskId::ROOT || at.attempt <= row.attempt {
+                return Ok(Some(row.attempt));
+            }
+            // The row of an instance with many tasks does not count the tries of the first one.
+            let first = store.task(at.instance, TaskId::ROOT).await?;
+            Ok(Some(first.map_or(row.attempt, |first| first.attempt)))
+        };
+        loop {
+            match read().await {
+                Ok(latest) => return latest,
                 Err(StoreError::Unavailable { .. }) => tokio::select! {
                     () = tokio::time::sleep(AGAIN) => {}
                     () = self.outbox.closed() => return None,
                 },
                 Err(error) => {
-                    tracing::warn!(%instance, %error, "a log has no readable instance");
+                    tracing::warn!(instance = %at.instance, %error, "a log has no readable instance");
                     return None;
                 }
             }
-        };
-        if row.app != self.app || attempt > row.attempt {
-            return None;
         }
-        if self.known.len() >= KNOWN {
-            self.known.clear();
-        }
-        self.known.insert((instance, attempt));
-        Some((instance, attempt))
     }
 
     /// Waits while the store cannot take it and the session lasts: the worker keeps what is not acknowledged.
@@ -178,20 +194,21 @@ impl Transcript {
     }
 
     fn publish(&self, key: &LogKey, chunk: &v1::LogChunk, appended: &Appended) {
-        let LogKey { instance, attempt, .. } = *key;
+        let LogKey { instance, attempt, task, .. } = *key;
+        let task = TaskId(task.into());
         let hub = &self.state.log_hub;
         if let Some((offset, bytes)) = appended.gap {
-            hub.publish(instance, || News::Gap { attempt, offset, bytes });
+            hub.publish(instance, || News::Gap { task, attempt, offset, bytes });
         }
         let Appended { new_from: offset, next_offset, dropped, .. } = *appended;
         let new = new_bytes(chunk, offset);
         if !new.is_empty() && dropped {
-            hub.publish(instance, || News::Gap { attempt, offset, bytes: next_offset - offset });
+            hub.publish(instance, || News::Gap { task, attempt, offset, bytes: next_offset - offset });
         } else if !new.is_empty() {
-            hub.publish(instance, || News::Text { attempt, offset, data: new });
+            hub.publish(instance, || News::Text { task, attempt, offset, data: new });
         }
         if chunk.end {
-            hub.publish(instance, || News::LogEnd { attempt });
+            hub.publish(instance, || News::LogEnd { task, attempt });
         }
     }
 }

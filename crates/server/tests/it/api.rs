@@ -6,6 +6,7 @@ mod apps_and_jobs;
 mod described;
 mod instances;
 mod logs;
+mod tasks;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;

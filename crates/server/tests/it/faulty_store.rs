@@ -9,9 +9,10 @@ use pendula_model::change::Gap;
 use pendula_model::instance::{Instance, PastAttempt};
 use pendula_model::job::{Job, JobSpec};
 use pendula_model::snapshot::Snapshot;
+use pendula_model::task::{Fanout, Task};
 use pendula_model::token::Token;
-use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, Timestamp, TokenId};
-use pendula_store::{Batch, InstanceFilter, JobFilter, Page, Store, StoreError, StoreStatus};
+use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, TaskId, Timestamp, TokenId};
+use pendula_store::{Batch, InstanceFilter, JobFilter, Page, Store, StoreError, StoreStatus, TaskFilter};
 
 /// What goes wrong with commits.
 #[derive(Default)]
@@ -118,8 +119,44 @@ impl Store for FaultyStore {
         self.inner.instance(id).await
     }
 
-    async fn past_attempts(&self, id: InstanceId) -> Result<Vec<PastAttempt>, StoreError> {
-        self.inner.past_attempts(id).await
+    async fn past_attempts(&self, id: InstanceId, task: TaskId) -> Result<Vec<PastAttempt>, StoreError> {
+        self.inner.past_attempts(id, task).await
+    }
+
+    async fn tasks_waiting(
+        &self,
+        instance: InstanceId,
+        from: TaskId,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Vec<Task>, StoreError> {
+        self.inner.tasks_waiting(instance, from, limit, bytes).await
+    }
+
+    async fn fanout(&self, id: InstanceId) -> Result<Option<Fanout>, StoreError> {
+        self.inner.fanout(id).await
+    }
+
+    async fn fanouts(&self, ids: Vec<InstanceId>) -> Result<Vec<Fanout>, StoreError> {
+        self.inner.fanouts(ids).await
+    }
+
+    async fn tasks(&self, filter: TaskFilter) -> Result<Page<Task>, StoreError> {
+        self.inner.tasks(filter).await
+    }
+
+    async fn task(&self, instance: InstanceId, id: TaskId) -> Result<Option<Task>, StoreError> {
+        self.inner.task(instance, id).await
+    }
+
+    async fn task_results(
+        &self,
+        instance: InstanceId,
+        from: TaskId,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Vec<Task>, StoreError> {
+        self.inner.task_results(instance, from, limit, bytes).await
     }
 
     async fn token_insert(&self, token: Token) -> Result<(), StoreError> {

@@ -5,4 +5,5 @@ mod faulty_store;
 mod shell_partitions;
 mod shell_port;
 mod shell_sessions;
+mod shell_tasks;
 mod world;

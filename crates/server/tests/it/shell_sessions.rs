@@ -22,13 +22,13 @@ use tonic::{Code, Request, Status, Streaming};
 use crate::world::{PATIENCE, World, soon, start};
 
 /// A worker made by hand, which says just what a test wants.
-struct Raw {
+pub struct Raw {
     say: mpsc::Sender<v1::ToServer>,
     hear: Streaming<v1::ToWorker>,
 }
 
 impl Raw {
-    async fn open(url: &str, token: Option<&str>, meant: Option<&str>, hello: v1::Hello) -> Result<Raw, Status> {
+    pub async fn open(url: &str, token: Option<&str>, meant: Option<&str>, hello: v1::Hello) -> Result<Raw, Status> {
         let mut client = WorkerServiceClient::connect(url.to_owned()).await.expect("the port is open");
         let (say, said) = mpsc::channel(16);
         say.send(v1::ToServer { message: Some(Say::Hello(hello)) }).await.expect("the stream is there");
@@ -43,12 +43,12 @@ impl Raw {
         Ok(Raw { say, hear })
     }
 
-    async fn say(&self, message: Say) {
+    pub async fn say(&self, message: Say) {
         self.say.send(v1::ToServer { message: Some(message) }).await.expect("the stream is there");
     }
 
     /// The next message, or how the session ended.
-    async fn next(&mut self) -> Result<Hear, Status> {
+    pub async fn next(&mut self) -> Result<Hear, Status> {
         match soon("the server says something", self.hear.message()).await? {
             Some(v1::ToWorker { message: Some(message) }) => Ok(message),
             Some(_) => panic!("an empty message"),
@@ -66,7 +66,7 @@ impl Raw {
     }
 }
 
-fn hello() -> v1::Hello {
+pub fn hello() -> v1::Hello {
     v1::Hello {
         protocol_min: 1,
         protocol_max: 1,
@@ -270,11 +270,11 @@ async fn o_9_what_a_task_prints_can_be_followed_live_and_read_later() {
     soon("the log ends", async {
         loop {
             match news.next().await {
-                Followed::News(News::Text { attempt: 1, offset, data }) => {
+                Followed::News(News::Text { attempt: 1, offset, data, .. }) => {
                     assert_eq!(offset, text.len() as u64);
                     text.extend_from_slice(&data);
                 }
-                Followed::News(News::LogEnd { attempt: 1 }) => return,
+                Followed::News(News::LogEnd { attempt: 1, .. }) => return,
                 Followed::News(News::State { .. }) => {}
                 other => panic!("{other:?}"),
             }

@@ -132,6 +132,7 @@ impl World {
             due_at: None,
             idempotency_key: None,
             rerun_of: None,
+            only_unsuccessful: false,
             priority: None,
         }))
     }

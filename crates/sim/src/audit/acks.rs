@@ -1,9 +1,9 @@
 //! What others were told: it must be on disk by then, and stay true.
 
 use pendula_engine::{Command, Dispatch, Effect, Reply};
-use pendula_model::InstanceId;
 use pendula_model::instance::InstanceState;
 use pendula_model::worker::WorkerRef;
+use pendula_model::{AttemptKey, InstanceId};
 
 use super::Audit;
 use crate::telling;
@@ -17,7 +17,10 @@ impl Audit {
                 return;
             }
             Effect::Dispatch(dispatch) => dispatch.session,
-            Effect::Stop { session, .. } | Effect::Ack { session, .. } | Effect::Drain { session } => *session,
+            Effect::Stop { session, .. }
+            | Effect::Ack { session, .. }
+            | Effect::Mapped { session, .. }
+            | Effect::Drain { session } => *session,
             _ => return,
         };
         if !self.welcomed.contains(&session) {
@@ -27,23 +30,46 @@ impl Audit {
 
     /// A dispatch leaves for `worker`.
     pub(crate) fn dispatched(&mut self, dispatch: &Dispatch, worker: &WorkerRef) {
-        let (instance, attempt) = (dispatch.instance, dispatch.attempt);
-        let record = self.instances.get(&instance);
+        let (key, attempt) = (dispatch.key().key(), dispatch.attempt);
+        let record = self.attempts.get(&key);
         let is_committed = record.is_some_and(|record| record.placed.iter().any(|p| p.0 == attempt && p.1 == *worker));
         if !is_committed {
             self.breaks("no_dispatch_before_commit", || {
-                format!("attempt {attempt} of {instance} left for {worker}, which the store does not know")
+                format!("attempt {attempt} of {key} left for {worker}, which the store does not know")
+            });
+        }
+        self.check_given(dispatch);
+    }
+
+    /// A worker is told how many sub-tasks of a task are on disk.
+    pub(crate) fn mapped(&mut self, attempt: AttemptKey, reply: &Result<u64, String>) {
+        let key = attempt.key();
+        let stored = self.emitted(key).unwrap_or_default();
+        if let Ok(told) = reply
+            && *told > stored
+        {
+            self.breaks("acknowledged_work_never_lost", || {
+                format!("{told} sub-tasks of {key} were acknowledged, and {stored} are stored")
             });
         }
     }
 
+    /// A request reaches an owner.
+    pub(crate) fn asked(&mut self, command: &Command) {
+        if let Command::TasksRetry { instance, tasks } = command {
+            self.retries_asked.entry(*instance).or_default().push(tasks.clone());
+        }
+    }
+
     /// A worker is told that the end of an attempt is on disk.
-    pub(crate) fn end_acknowledged(&mut self, instance: InstanceId, attempt: u32) {
-        let Some(record) = self.instances.get(&instance) else { return };
-        if record.attempt == attempt && record.state.is_placed() {
-            let state = record.state;
+    pub(crate) fn end_acknowledged(&mut self, attempt: AttemptKey) {
+        let (key, number) = (attempt.key(), attempt.attempt);
+        let Some(record) = self.attempts.get(&key) else { return };
+        if record.newest == number
+            && let Some(worker) = record.with.clone()
+        {
             self.breaks("acknowledged_work_never_lost", || {
-                format!("the end of attempt {attempt} of {instance} was acknowledged, and it is stored as {state}")
+                format!("the end of attempt {number} of {key} was acknowledged, and it is stored as with {worker}")
             });
         }
     }
@@ -80,6 +106,15 @@ impl Audit {
                 }
             }
             Reply::Done => self.done(command),
+            Reply::Retried(count) => {
+                let Command::TasksRetry { instance, .. } = command else { return };
+                let retried = self.spread(*instance).map_or(0, |spread| spread.retried.values().sum::<u32>());
+                if *count > retried as usize {
+                    self.breaks("acknowledged_work_never_lost", || {
+                        format!("{count} tasks of {instance} were to be tried again, {retried} are stored")
+                    });
+                }
+            }
             Reply::App(_) | Reply::Workers(_) | Reply::Explanation(_) | Reply::Refused(_) => {}
         }
     }

@@ -1,12 +1,13 @@
 //! Triggers: each fire time is served once, or told as missed; none is served that nobody asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use pendula_model::change::{Change, Gap};
 use pendula_model::instance::Instance;
 use pendula_model::job::{Job, ScheduleState};
-use pendula_model::{JobId, Timestamp};
+use pendula_model::worker::WorkerRef;
+use pendula_model::{InstanceId, JobId, Timestamp};
 use pendula_schedule::Plan;
 
 use super::{Audit, JobRecord, limit_of};
@@ -27,6 +28,11 @@ pub(crate) struct Touched {
     pub(super) admitted: BTreeMap<JobId, usize>,
     pub(super) gaps: BTreeMap<JobId, Vec<Gap>>,
     fires: BTreeMap<JobId, Vec<Timestamp>>,
+    /// Instances with many tasks of which something was written.
+    pub(super) spreads: BTreeSet<InstanceId>,
+    pub(super) ended: Vec<InstanceId>,
+    /// Workers that were given something.
+    pub(super) workers: BTreeSet<WorkerRef>,
     /// From which fire time to which the triggers went.
     moved: Vec<Moved>,
 }
@@ -41,6 +47,7 @@ struct Moved {
 
 impl Audit {
     pub(super) fn on_job(&mut self, job: &Job, touched: &mut Touched) {
+        self.specs.entry((job.id, job.revision)).or_insert_with(|| job.spec.clone());
         let compiled = job.spec.trigger.as_ref().map(|trigger| Plan::compile(trigger, job.schedule.anchor));
         let plan = compiled.and_then(Result::ok);
         let limit = limit_of(job);

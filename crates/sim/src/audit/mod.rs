@@ -3,26 +3,38 @@
 //! | law | where it is checked |
 //! |---|---|
 //! | `one_row_per_fire`, `every_fire_accounted`, `fires_in_time`, `no_fire_after_disable_ack` | [`fires`], at each commit |
-//! | `ended_once`, `limits_never_exceeded`, `idempotency_key_one_instance`, `only_the_owner_writes`, `commits_are_accepted` | here, at each commit |
+//! | `ended_once`, `limits_never_exceeded`, `idempotency_key_one_instance`, `only_the_owner_writes`, `commits_are_accepted` | here and in [`tasks`], at each commit |
 //! | `no_dispatch_before_commit`, `welcome_comes_first`, `acknowledged_work_never_lost` | [`acks`], at each effect and at the end |
 //! | `at_most_one_running_attempt`, `at_most_once_never_starts_twice`, `no_needless_loss` | [`runs`], when handlers start and end |
 //! | `ends_as_reported` | [`runs`], at each commit |
+//! | `bound_to_its_worker`, `targets_are_frozen` | [`targets`], at each commit and when handlers start |
+//! | `sub_task_created_once`, `counts_match_rows`, `task_limits_never_exceeded`, `waiting_tasks_are_found` | [`tasks`], at each commit |
+//! | `policy_holds`, `shards_complete` | [`policies`], when instances end |
+//! | `reduce_after_all_and_once` | [`policies`] when handlers start, [`tasks`] at each commit |
+//! | `tasks_keep_their_input` | [`policies`] at each dispatch, [`tasks`] at each commit |
 //! | `memory_matches_store`, `nothing_stuck`, `no_unbounded_memory` | `crate::finale`, at quiet moments |
 
 mod acks;
+mod counts;
 mod fires;
+mod policies;
 mod runs;
+mod targets;
+mod tasks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pendula_engine::input::Outcome;
 use pendula_model::change::Change;
-use pendula_model::instance::{Instance, InstanceState, Reason};
-use pendula_model::job::Job;
+use pendula_model::instance::{Instance, InstanceState, Reason, TaskState};
+use pendula_model::job::{Job, JobSpec};
 use pendula_model::worker::WorkerRef;
-use pendula_model::{AppId, InstanceId, JobId, SessionId, Timestamp};
+use pendula_model::{AppId, AttemptKey, InstanceId, JobId, Revision, SessionId, TaskId, TaskKey, Timestamp};
 use pendula_schedule::Plan;
+
+pub use counts::Counts;
+use tasks::{Attempts, Spread};
 
 use crate::faults::{Fault, Profile};
 
@@ -57,15 +69,13 @@ pub(crate) struct JobRecord {
 pub(crate) struct InstanceRecord {
     pub(crate) state: InstanceState,
     pub(crate) attempt: u32,
+    job: JobId,
+    revision: Revision,
     triggered: bool,
-    /// Who was given which attempt.
-    placed: Vec<(u32, WorkerRef)>,
-    /// Attempts that were written off though they may still run: lost, or their stop was not confirmed.
-    written_off: BTreeSet<u32>,
     /// The row as it first ended.
     ended: Option<Box<Instance>>,
-    /// How often a handler began to work on it.
-    starts: u32,
+    /// Its tasks, once it has begun, if it has many.
+    spread: Option<Box<Spread>>,
 }
 
 impl InstanceRecord {
@@ -83,13 +93,22 @@ pub struct Audit {
     keys: BTreeMap<(AppId, Arc<str>), InstanceId>,
     /// Instances that somebody was told of.
     acknowledged: BTreeSet<InstanceId>,
+    /// The definitions that instances are made of.
+    specs: BTreeMap<(JobId, Revision), Arc<JobSpec>>,
+    attempts: BTreeMap<TaskKey, Attempts>,
+    /// What each worker has, as the store knows.
+    held: BTreeMap<WorkerRef, BTreeSet<TaskKey>>,
+    /// Worker processes and their slots, by boot.
+    processes: BTreeMap<u64, (WorkerRef, u32)>,
+    /// Tasks that users wanted tried again; none means all.
+    retries_asked: BTreeMap<InstanceId, Vec<Vec<TaskId>>>,
     /// Which attempts run where: worker and boot.
-    running: BTreeMap<(InstanceId, u32), Vec<(usize, u64)>>,
+    running: BTreeMap<AttemptKey, Vec<(usize, u64)>>,
     welcomed: BTreeSet<SessionId>,
     /// Boots of worker processes that are gone.
     gone: BTreeSet<u64>,
     /// How attempts ended, as their workers know.
-    outcomes: BTreeMap<(InstanceId, u32), Vec<Outcome>>,
+    outcomes: BTreeMap<AttemptKey, Vec<Outcome>>,
     /// Whether the network keeps the order of messages within a session.
     ordered: bool,
     /// Whether nothing ever goes wrong.
@@ -98,37 +117,6 @@ pub struct Audit {
     workers_stay: bool,
     violation: Option<Violation>,
     pub(crate) counts: Counts,
-}
-
-/// How much happened, to see that histories are worth having.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Counts {
-    pub commits: u64,
-    pub instances: u64,
-    pub fires: u64,
-    pub missed: u64,
-    pub starts: u64,
-    pub written_off: u64,
-    pub restores: u64,
-    /// Owners that died before a step of theirs.
-    pub crashes: u64,
-    pub fenced: u64,
-}
-
-impl Counts {
-    /// Adds those of another history.
-    pub fn add(&mut self, other: &Counts) {
-        let Counts { commits, instances, fires, missed, starts, written_off, restores, crashes, fenced } = other;
-        self.commits += commits;
-        self.instances += instances;
-        self.fires += fires;
-        self.missed += missed;
-        self.starts += starts;
-        self.written_off += written_off;
-        self.restores += restores;
-        self.crashes += crashes;
-        self.fenced += fenced;
-    }
 }
 
 impl Audit {
@@ -176,13 +164,14 @@ impl Audit {
                 Change::InstanceUpdated(instance) | Change::InstanceEnded { instance, .. } => {
                     self.on_row(instance, &mut touched);
                 }
-                Change::AttemptEnded(past) => {
-                    let unconfirmed = past.reason == Reason::TIMEOUT && is_unconfirmed(past.message.as_deref());
-                    if past.reason == Reason::WORKER_LOST || unconfirmed {
-                        self.write_off(past.instance, past.attempt, &past.reason);
-                    }
-                    self.check_outcome(past.instance, past.attempt, &past.reason, InstanceState::Failed);
+                Change::AttemptEnded(past) => self.on_past(past),
+                Change::FanoutInserted(fanout) => self.on_fanout_inserted(fanout, &mut touched),
+                Change::FanoutUpdated(fanout) => self.on_fanout_updated(fanout, &mut touched),
+                Change::TasksInserted(tasks) => self.on_tasks_inserted(tasks, &mut touched),
+                Change::TasksCopied { from, to, at, count } => {
+                    self.on_tasks_copied(*from, *to, *at, *count, &mut touched);
                 }
+                Change::TaskUpdated(task) => self.on_task(task, &mut touched),
                 Change::ScheduleAdvanced { job, schedule, .. } => self.on_advanced(*job, schedule, &mut touched),
                 Change::GapRecorded { job, gap } => touched.gaps.entry(*job).or_default().push(gap.clone()),
                 Change::InstanceQuarantined { id, .. } => {
@@ -194,6 +183,7 @@ impl Audit {
             }
         }
         self.check_limits(&touched);
+        self.check_spreads(&touched);
         self.check_fires(touched);
     }
 
@@ -202,11 +192,11 @@ impl Audit {
         let record = InstanceRecord {
             state: InstanceState::Waiting,
             attempt: 0,
+            job: row.job,
+            revision: row.revision,
             triggered: row.fire_time.is_some(),
-            placed: Vec::new(),
-            written_off: BTreeSet::new(),
             ended: None,
-            starts: 0,
+            spread: None,
         };
         if self.instances.insert(row.id, record).is_some() {
             self.breaks("commits_are_accepted", || format!("instance {} was inserted twice", row.id));
@@ -234,35 +224,49 @@ impl Audit {
                 .breaks("ended_once", || format!("instance {} was {was} and was written again as {is}", row.id));
         }
         let was_under_way = record.is_under_way();
-        if row.attempt > record.attempt
-            && let Some(worker) = &row.worker
-        {
-            record.placed.push((row.attempt, worker.clone()));
-            if record.attempt == 0 {
-                *touched.admitted.entry(row.job).or_default() += 1;
-            }
+        if row.attempt > record.attempt && record.attempt == 0 {
+            *touched.admitted.entry(row.job).or_default() += 1;
         }
+        let is_standalone = self.specs.get(&(row.job, row.revision)).is_some_and(|spec| !spec.mode.has_tasks());
         record.state = row.state;
         record.attempt = row.attempt;
         let is_under_way = record.is_under_way();
         let triggered = record.triggered;
         if row.state.is_ended() {
             record.ended = Some(Box::new(row.clone()));
+            touched.ended.push(row.id);
         }
-        let lost =
-            [Reason::WORKER_LOST, Reason::STOP_UNCONFIRMED].iter().any(|reason| row.reason.as_ref() == Some(reason));
-        let unconfirmed = row.reason == Some(Reason::TIMEOUT) && is_unconfirmed(row.message.as_deref());
-        if row.state.is_ended() && (lost || unconfirmed) {
-            self.write_off(row.id, row.attempt, row.reason.as_ref().unwrap_or(&Reason::WORKER_LOST));
-        }
-        if row.state.is_ended() {
-            self.check_outcome(row.id, row.attempt, row.reason.as_ref().unwrap_or(&Reason::FAILED), row.state);
+        if is_standalone {
+            self.on_standalone(row, touched);
+        } else if row.state.is_ended() {
+            self.let_go(row.id, touched);
         }
         if let Some(job) = self.jobs.get_mut(&row.job) {
             touched.limits.entry(row.job).or_insert(limit_of(&job.job));
             job.under_way = job.under_way + usize::from(is_under_way) - usize::from(was_under_way);
             job.triggered -= usize::from(triggered && row.state.is_ended());
         }
+    }
+
+    /// The only task of an instance is part of its row.
+    fn on_standalone(&mut self, row: &Instance, touched: &mut fires::Touched) {
+        let key = TaskKey::root(row.id);
+        let with = row.worker.as_ref().filter(|_| row.state.is_placed());
+        self.moved(key, row.attempt, row.worker.as_ref(), with, touched);
+        if !row.state.is_ended() {
+            return;
+        }
+        let reason = row.reason.as_ref().unwrap_or(&Reason::FAILED);
+        let unconfirmed = *reason == Reason::TIMEOUT && is_unconfirmed(row.message.as_deref());
+        if unconfirmed || [Reason::WORKER_LOST, Reason::STOP_UNCONFIRMED].contains(reason) {
+            self.write_off(key, Some(row.attempt), row.worker.as_ref(), reason);
+        }
+        let state = match row.state {
+            InstanceState::Succeeded => TaskState::Succeeded,
+            InstanceState::Failed => TaskState::Failed,
+            _ => TaskState::Stopped,
+        };
+        self.check_outcome(key, row.attempt, reason, state);
     }
 
     fn check_limits(&mut self, touched: &fires::Touched) {

@@ -1,46 +1,62 @@
 //! Handlers: who runs what at the same time, and how often it began.
 
+use pendula_engine::Dispatch;
 use pendula_engine::input::Outcome;
-use pendula_model::InstanceId;
-use pendula_model::instance::{InstanceState, Reason};
+use pendula_model::instance::{Reason, TaskState};
 use pendula_model::policy::Delivery;
+use pendula_model::task::TaskRole;
+use pendula_model::worker::WorkerRef;
+use pendula_model::{AttemptKey, TaskKey};
 
 use super::Audit;
+use crate::worker::REFUSED;
 
 impl Audit {
+    /// A worker process begins.
+    pub(crate) fn process_started(&mut self, worker: WorkerRef, slots: u32) {
+        self.processes.insert(worker.boot.0, (worker, slots));
+    }
+
     /// A handler of a worker begins an attempt.
-    pub(crate) fn handler_started(&mut self, process: (usize, u64), key: (InstanceId, u32), delivery: Delivery) {
+    pub(crate) fn handler_started(&mut self, process: (usize, u64), dispatch: &Dispatch) {
         self.counts.starts += 1;
-        let (instance, attempt) = key;
-        if let Some(record) = self.instances.get_mut(&instance) {
-            record.starts += 1;
-            let starts = record.starts;
-            if delivery == Delivery::AtMostOnce && starts > 1 {
-                self.breaks("at_most_once_never_starts_twice", || format!("{instance} began {starts} times"));
-            }
+        let (attempt, key) = (dispatch.key(), dispatch.key().key());
+        self.check_given(dispatch);
+        let by_users = self.spread(key.instance).and_then(|spread| spread.retried.get(&key.task)).copied();
+        let record = self.attempts.entry(key).or_default();
+        record.starts.push(process.1);
+        let starts = record.starts.len();
+        if dispatch.spec.delivery == Delivery::AtMostOnce && starts > 1 + by_users.unwrap_or_default() as usize {
+            self.breaks("at_most_once_never_starts_twice", || format!("{key} began {starts} times"));
         }
-        self.running.entry(key).or_default().push(process);
-        let attempts = self.running.range((instance, 0)..=(instance, u32::MAX));
-        let attempts: Vec<_> = attempts.map(|((_, attempt), at)| (*attempt, at.len())).collect();
+        if dispatch.part.as_ref().is_some_and(|part| part.role == TaskRole::Target)
+            && let Some((worker, _)) = self.processes.get(&process.1).cloned()
+        {
+            self.target_started(&worker, attempt);
+        }
+        self.running.entry(attempt).or_default().push(process);
+        let attempts = self.running.range(AttemptKey::new(key, 0)..=AttemptKey::new(key, u32::MAX));
+        let attempts: Vec<_> = attempts.map(|(running, at)| (running.attempt, at.len())).collect();
         let newest = attempts.last().map_or(0, |(attempt, _)| *attempt);
-        let record = self.instances.get(&instance);
+        let record = self.attempts.get(&key);
         let excused = |earlier: u32| {
             record.is_some_and(|record| {
-                let is_over = record.attempt > earlier || !record.state.is_placed();
+                let is_over = record.newest > earlier || record.with.is_none();
                 record.written_off.contains(&earlier) || (!self.ordered && is_over)
             })
         };
         let twice = attempts.iter().any(|(_, processes)| *processes > 1);
         let unexcused = attempts.iter().find(|(earlier, _)| *earlier < newest && !excused(*earlier)).copied();
         if twice || unexcused.is_some() {
+            let number = attempt.attempt;
             self.breaks("at_most_one_running_attempt", || {
-                format!("{process:?} began attempt {attempt} of {instance}; (attempt, processes) now: {attempts:?}")
+                format!("{process:?} began attempt {number} of {key}; (attempt, processes) now: {attempts:?}")
             });
         }
     }
 
     /// A handler is gone, however.
-    pub(crate) fn handler_gone(&mut self, process: (usize, u64), key: (InstanceId, u32)) {
+    pub(crate) fn handler_gone(&mut self, process: (usize, u64), key: AttemptKey) {
         if let Some(processes) = self.running.get_mut(&key) {
             if let Some(position) = processes.iter().position(|other| *other == process) {
                 processes.remove(position);
@@ -60,41 +76,46 @@ impl Audit {
         });
     }
 
-    /// The store says that an attempt may still run, and that nobody counts on it.
-    pub(super) fn write_off(&mut self, instance: InstanceId, attempt: u32, reason: &Reason) {
+    /// The store says that an attempt may still run at `worker`, and that nobody counts on it; or, without an attempt,
+    /// that nobody counts on `worker` to take it.
+    pub(super) fn write_off(
+        &mut self,
+        key: TaskKey,
+        attempt: Option<u32>,
+        worker: Option<&WorkerRef>,
+        reason: &Reason,
+    ) {
         self.counts.written_off += 1;
-        if let Some(record) = self.instances.get_mut(&instance) {
-            record.written_off.insert(attempt);
-        }
-        let placed = self.instances.get(&instance).map_or(&[][..], |record| &record.placed);
-        let worker = placed.iter().find(|(other, _)| *other == attempt).map(|(_, worker)| worker.boot.0);
-        let was_there = worker.is_none_or(|boot| !self.gone.contains(&boot));
-        if self.calm || (self.workers_stay && *reason == Reason::WORKER_LOST && was_there) {
+        self.attempts.entry(key).or_default().written_off.extend(attempt);
+        let was_there = worker.is_none_or(|worker| !self.gone.contains(&worker.boot.0));
+        // What waits for a worker that leaves is lost with it, also where nothing goes wrong.
+        let began = attempt.is_some() || was_there;
+        if (self.calm && began) || (self.workers_stay && *reason == Reason::WORKER_LOST && was_there) {
             self.breaks("no_needless_loss", || {
-                format!("attempt {attempt} of {instance} was written off ({reason}), and its worker was there")
+                format!("attempt {attempt:?} of {key} was written off ({reason}), and its worker was there")
             });
         }
     }
 
     /// A worker knows how an attempt ended, and is going to tell.
-    pub(crate) fn ended_at_worker(&mut self, key: (InstanceId, u32), outcome: &Outcome) {
+    pub(crate) fn ended_at_worker(&mut self, key: AttemptKey, outcome: &Outcome) {
         self.outcomes.entry(key).or_default().push(outcome.clone());
     }
 
     /// What is stored as the end of an attempt is what the worker knows of this very attempt.
-    pub(super) fn check_outcome(&mut self, instance: InstanceId, attempt: u32, reason: &Reason, state: InstanceState) {
-        let told = self.outcomes.get(&(instance, attempt)).map_or(&[][..], |outcomes| outcomes);
+    pub(super) fn check_outcome(&mut self, key: TaskKey, attempt: u32, reason: &Reason, state: TaskState) {
+        let told = self.outcomes.get(&AttemptKey::new(key, attempt)).map_or(&[][..], |outcomes| outcomes);
         let succeeded = told.contains(&Outcome::Succeeded);
         let failed = told.iter().any(|outcome| matches!(outcome, Outcome::Failed { .. }));
         let agrees = match state {
-            InstanceState::Succeeded => succeeded,
-            InstanceState::Failed if *reason == Reason::EXIT_CODE => failed,
+            TaskState::Succeeded => succeeded,
+            TaskState::Failed if *reason == Reason::EXIT_CODE || reason.as_str() == REFUSED => failed,
             _ => true,
         };
         if !agrees {
             let told = format!("{told:?}");
             self.breaks("ends_as_reported", || {
-                format!("attempt {attempt} of {instance} is stored as {state} ({reason}), its worker has {told}")
+                format!("attempt {attempt} of {key} is stored as {state} ({reason}), its worker has {told}")
             });
         }
     }

@@ -2,16 +2,19 @@
 //! are acknowledged, tells what it has when it connects, and obeys.
 
 mod handlers;
+mod mapping;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pendula_engine::Dispatch;
 use pendula_engine::input::{Outcome, WorkerHello};
 use pendula_model::instance::Reason;
-use pendula_model::worker::{BootId, HostMetrics, WorkerInfo, WorkerRef};
-use pendula_model::{AppId, InstanceId, SessionId};
+use pendula_model::worker::{BootId, HostMetrics, TASKS, WorkerInfo, WorkerRef};
+use pendula_model::{AppId, AttemptKey, SessionId, TaskKey};
 
 use handlers::KILL_MOMENT;
+use mapping::Emission;
+pub(crate) use mapping::{REFUSED, position_of};
 
 use crate::breakage::Breakage;
 use crate::network::{ToServer, ToWorker};
@@ -32,11 +35,11 @@ pub(crate) struct Worker {
     pub(crate) alive: bool,
     pub(crate) paused_until: u64,
     link: Link,
-    entries: BTreeMap<InstanceId, Entry>,
+    entries: BTreeMap<TaskKey, Entry>,
     /// Abandoned attempts whose handlers are not gone yet.
-    dying: BTreeMap<(InstanceId, u32), ()>,
+    dying: BTreeSet<AttemptKey>,
     /// Ended and acknowledged.
-    recent: BTreeMap<InstanceId, u32>,
+    recent: BTreeMap<TaskKey, u32>,
     seen: u64,
     draining: bool,
 }
@@ -61,6 +64,8 @@ enum Phase {
         timeout: Option<u64>,
         grace: u64,
         cause: Option<Cause>,
+        /// Sub-tasks that it emits.
+        emission: Option<Box<Emission>>,
     },
     Finished {
         outcome: Outcome,
@@ -93,7 +98,7 @@ impl Worker {
             paused_until: 0,
             link: Link::None,
             entries: BTreeMap::new(),
-            dying: BTreeMap::new(),
+            dying: BTreeSet::new(),
             recent: BTreeMap::new(),
             seen: 0,
             draining: false,
@@ -113,20 +118,28 @@ impl Worker {
         matches!(self.link, Link::Up(_))
     }
 
-    fn held(&self, wanted: impl Fn(&Phase) -> bool) -> Vec<(InstanceId, u32)> {
+    fn held(&self, wanted: impl Fn(&Phase) -> bool) -> Vec<AttemptKey> {
         let entries = self.entries.iter().filter(|(_, entry)| wanted(&entry.phase));
-        entries.map(|(id, entry)| (*id, entry.attempt)).collect()
+        entries.map(|(key, entry)| AttemptKey::new(*key, entry.attempt)).collect()
     }
 
-    fn newest(&self, instance: InstanceId) -> Option<u32> {
-        let entry = self.entries.get(&instance).map(|entry| entry.attempt);
-        let dying =
-            self.dying.range((instance, 0)..=(instance, u32::MAX)).next_back().map(|((_, attempt), _)| *attempt);
-        entry.max(dying).max(self.recent.get(&instance).copied())
+    /// The attempt, if it is the one in hand.
+    fn entry(&mut self, key: AttemptKey) -> Option<&mut Phase> {
+        self.entries.get_mut(&key.key()).filter(|entry| entry.attempt == key.attempt).map(|entry| &mut entry.phase)
     }
 
-    fn is_dying(&self, instance: InstanceId) -> bool {
-        self.dying.range((instance, 0)..=(instance, u32::MAX)).next().is_some()
+    fn newest(&self, key: TaskKey) -> Option<u32> {
+        let entry = self.entries.get(&key).map(|entry| entry.attempt);
+        let dying = self.dying_of(key).next_back().map(|dying| dying.attempt);
+        entry.max(dying).max(self.recent.get(&key).copied())
+    }
+
+    fn is_dying(&self, key: TaskKey) -> bool {
+        self.dying_of(key).next().is_some()
+    }
+
+    fn dying_of(&self, key: TaskKey) -> impl DoubleEndedIterator<Item = &AttemptKey> {
+        self.dying.range(AttemptKey::new(key, 0)..=AttemptKey::new(key, u32::MAX))
     }
 
     fn occupied(&self) -> usize {
@@ -144,6 +157,7 @@ impl World {
         let boot = self.next_boot;
         let Worker { app, slots, .. } = self.workers[number];
         self.workers[number] = Worker { boot, alive: true, ..Worker::new(number, app, slots) };
+        self.audit.process_started(self.workers[number].reference(boot), slots);
         trace!(self, "worker w{number} starts as {boot}");
         self.dial(number, boot);
         self.after(HEARTBEAT, Event::WorkerTick(number, boot));
@@ -185,6 +199,7 @@ impl World {
             return;
         };
         let forgets = self.breakage == Some(Breakage::WorkerForgetsRunning);
+        let boasts = self.breakage == Some(Breakage::SlotsOverstated);
         let worker = &mut self.workers[number];
         worker.link = Link::Dialling(connection);
         let running = worker.held(|phase| !forgets && !matches!(phase, Phase::Finished { .. }));
@@ -196,7 +211,8 @@ impl World {
                 version: "sim".to_owned(),
                 processors: worker.processors.clone(),
                 labels: worker.labels.clone(),
-                slots: worker.slots,
+                slots: worker.slots + u32::from(boasts),
+                capabilities: vec![TASKS.to_owned()],
                 address: String::new(),
                 metrics: HostMetrics::default(),
             },
@@ -233,8 +249,8 @@ impl World {
             }
             worker.link = Link::Up(connection);
             worker.seen = 0;
-            for (instance, attempt) in abort {
-                self.stopped(number, (instance, attempt), 0, true);
+            for attempt in abort {
+                self.stopped(number, attempt, 0, true);
             }
             let finished = self.workers[number].held(|phase| matches!(phase, Phase::Finished { .. }));
             for key in finished {
@@ -243,6 +259,7 @@ impl World {
             if self.workers[number].draining {
                 self.send_to_server(connection, ToServer::Draining);
             }
+            self.emit_again(number);
             return;
         }
         if worker.link != Link::Up(connection) {
@@ -251,55 +268,54 @@ impl World {
         match message {
             ToWorker::Welcome { .. } => {}
             ToWorker::Dispatch(dispatch) => self.dispatched(number, dispatch),
-            ToWorker::Stop { instance, attempt, grace, abandon } => {
-                self.stopped(number, (instance, attempt), grace.as_micros() as u64, abandon);
+            ToWorker::Stop { attempt, grace, abandon } => {
+                self.stopped(number, attempt, grace.as_micros() as u64, abandon);
             }
-            ToWorker::Ack { instance, attempt } => {
-                let worker = &mut self.workers[number];
-                let entry = worker.entries.get(&instance);
-                if entry.is_some_and(|e| e.attempt == attempt && matches!(e.phase, Phase::Finished { .. })) {
-                    worker.entries.remove(&instance);
-                    worker.recent.insert(instance, attempt);
+            ToWorker::Ack { attempt } => {
+                if matches!(worker.entry(attempt), Some(Phase::Finished { .. })) {
+                    worker.entries.remove(&attempt.key());
+                    worker.recent.insert(attempt.key(), attempt.attempt);
                 }
             }
+            ToWorker::Mapped { attempt, reply } => self.mapped(number, attempt, reply),
             ToWorker::Drain => self.drain(number),
         }
     }
 
     fn dispatched(&mut self, number: usize, dispatch: Box<Dispatch>) {
-        let (instance, attempt) = (dispatch.instance, dispatch.attempt);
+        let attempt = dispatch.key();
+        let key = attempt.key();
         let admits_all = self.breakage == Some(Breakage::WorkerAdmitsAll);
         let worker = &mut self.workers[number];
         worker.seen = worker.seen.max(dispatch.sequence);
         if !admits_all {
-            match worker.newest(instance) {
-                Some(newest) if newest > attempt => return,
-                Some(newest) if newest == attempt => return self.report_end(number, (instance, attempt)),
+            match worker.newest(key) {
+                Some(newest) if newest > attempt.attempt => return,
+                Some(newest) if newest == attempt.attempt => return self.report_end(number, attempt),
                 _ => {}
             }
-            self.abandon(number, instance);
+            self.abandon(number, key);
         }
         let worker = &mut self.workers[number];
-        let waits = worker.is_dying(instance);
+        let waits = worker.is_dying(key);
         if worker.draining || (!waits && worker.occupied() >= worker.slots as usize) {
-            return self.finish(number, (instance, attempt), Outcome::Rejected { reason: Reason::REJECTED }, false);
+            return self.finish(number, attempt, Outcome::Rejected { reason: Reason::REJECTED }, false);
         }
         if waits {
-            worker.entries.insert(instance, Entry { attempt, phase: Phase::Waiting(dispatch) });
+            worker.entries.insert(key, Entry { attempt: attempt.attempt, phase: Phase::Waiting(dispatch) });
         } else {
             self.start_handler(number, &dispatch);
         }
     }
 
-    fn stopped(&mut self, number: usize, (instance, attempt): (InstanceId, u32), grace: u64, abandon: bool) {
-        let entry = self.workers[number].entries.get(&instance);
-        if entry.is_none_or(|entry| entry.attempt != attempt) {
+    fn stopped(&mut self, number: usize, attempt: AttemptKey, grace: u64, abandon: bool) {
+        if self.workers[number].entry(attempt).is_none() {
             return;
         }
         if abandon {
-            self.abandon(number, instance);
+            self.abandon(number, attempt.key());
         } else {
-            self.ask_to_stop(number, (instance, attempt), Cause::Server, grace);
+            self.ask_to_stop(number, attempt, Cause::Server, grace);
         }
     }
 
@@ -312,12 +328,16 @@ impl World {
         let worker = &self.workers[number];
         let Link::Up(connection) = worker.link else {
             let late = |entry: &Entry| match entry.phase {
-                Phase::Running { since, timeout: Some(timeout), grace, cause: None } if now - since >= timeout => {
+                Phase::Running { since, timeout: Some(timeout), grace, cause: None, .. } if now - since >= timeout => {
                     Some(grace)
                 }
                 _ => None,
             };
-            let late: Vec<_> = worker.entries.iter().filter_map(|(id, e)| Some(((*id, e.attempt), late(e)?))).collect();
+            let late: Vec<_> = worker
+                .entries
+                .iter()
+                .filter_map(|(key, e)| Some((AttemptKey::new(*key, e.attempt), late(e)?)))
+                .collect();
             for (key, grace) in late {
                 self.ask_to_stop(number, key, Cause::Timeout, grace);
             }
@@ -332,6 +352,7 @@ impl World {
         for key in again {
             self.report_end(number, key);
         }
+        self.emit_overdue(number);
     }
 
     /// Takes nothing new, and leaves within a budget.
@@ -354,7 +375,7 @@ impl World {
         let boot = self.workers[number].boot;
         let left = self.workers[number].held(|phase| !matches!(phase, Phase::Finished { .. }));
         for key in left {
-            match &self.workers[number].entries[&key.0].phase {
+            match &self.workers[number].entries[&key.key()].phase {
                 Phase::Running { grace, .. } => {
                     let grace = (*grace).min(2 * SECOND);
                     self.ask_to_stop(number, key, Cause::Drain, grace);

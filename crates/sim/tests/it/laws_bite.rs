@@ -5,7 +5,7 @@ use std::time::Duration;
 use pendula_sim::{Breakage, Fault, Profile, live, profile_named, profile_of};
 
 /// What is broken, which law must be named, and within how many seeds.
-const CASES: [(Breakage, &str, u64); 18] = [
+const CASES: [(Breakage, &str, u64); 32] = [
     (Breakage::DispatchBeforeCommit, "no_dispatch_before_commit", 20),
     (Breakage::ReplyBeforeCommit, "acknowledged_work_never_lost", 20),
     (Breakage::AckBeforeCommit, "acknowledged_work_never_lost", 20),
@@ -24,6 +24,20 @@ const CASES: [(Breakage, &str, u64); 18] = [
     (Breakage::EffectsOutOfOrder, "welcome_comes_first", 400),
     (Breakage::SilenceUnnoticed, "nothing_stuck", 200),
     (Breakage::SilenceUnnoticed, "no_unbounded_memory", 400),
+    (Breakage::TargetsMove, "bound_to_its_worker", 40),
+    (Breakage::WorkerAdmitsAll, "bound_to_its_worker", 400),
+    (Breakage::TargetsRedrawn, "targets_are_frozen", 40),
+    (Breakage::MapsTakenAgain, "sub_task_created_once", 40),
+    (Breakage::CountsOff, "counts_match_rows", 20),
+    (Breakage::TaskEndsLost, "reduce_after_all_and_once", 40),
+    (Breakage::TasksUnread, "waiting_tasks_are_found", 40),
+    (Breakage::TasksUnread, "policy_holds", 200),
+    (Breakage::PagesEndEarly, "waiting_tasks_are_found", 100),
+    (Breakage::InputsForgotten, "tasks_keep_their_input", 40),
+    (Breakage::ShardsMixedUp, "shards_complete", 40),
+    (Breakage::SlotsOverstated, "task_limits_never_exceeded", 20),
+    (Breakage::PolicyIgnored, "policy_holds", 20),
+    (Breakage::EndedTasksWritten, "ended_once", 20),
 ];
 
 #[test]

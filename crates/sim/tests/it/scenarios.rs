@@ -1,4 +1,4 @@
-//! Histories with one crash each, at every step.
+//! Scenarios: histories with one crash each, at every step, and what all the others show.
 
 use std::time::Duration;
 
@@ -7,6 +7,8 @@ use pendula_model::policy::Delivery;
 use pendula_model::processor::{Handler, Processor};
 use pendula_model::trigger::Trigger;
 use pendula_sim::{Ending, Profile, live_until_crash, profile_named};
+
+use crate::histories::lived;
 
 fn calm(seconds: u64) -> Profile {
     let calm = profile_named("calm").expect("there is a mix in which nothing goes wrong");
@@ -67,4 +69,32 @@ fn o_1_ten_thousand_schedules_in_one_second_make_as_many_instances() {
         assert_eq!(ending.counts.crashes, 1);
         assert_eq!((ending.counts.fires, ending.counts.missed), (10_000, 0), "crash in {crash_in}");
     }
+}
+
+/// S2-10: workers die, stand still and come back, messages are lost, repeated and late, owners crash, in 10,000 histories
+/// (those of the whole run): each target runs once on its worker, and as often again as was recorded, and never elsewhere.
+/// The laws `bound_to_its_worker` and `targets_are_frozen` watch it at each commit and each start of a handler.
+#[test]
+fn s2_10_targets_run_on_their_own_worker_and_as_often_as_recorded() {
+    let lived = lived();
+    let (histories, counts) = lived.total();
+    println!(
+        "{histories} histories: {} broadcasts, {} sharded, {} maps with {} sub-tasks, {} results read; {} targets lost, \
+         {} went over to the next process of their worker; {} repeated what did not succeed, {} tasks retried by users",
+        counts.broadcasts,
+        counts.sharded,
+        counts.maps,
+        counts.sub_tasks,
+        counts.results_read,
+        counts.lost_targets,
+        counts.rebound,
+        counts.reruns,
+        counts.tasks_retried
+    );
+    assert!(lived.failed.is_empty(), "{:?}", lived.failed);
+    // Enough of each was met for this to mean something.
+    assert!(counts.broadcasts > 2 * histories && counts.maps > 2 * histories && counts.sharded > histories);
+    assert!(counts.lost_targets * 10 > histories && counts.rebound * 50 > histories);
+    assert!(counts.reruns * 10 > histories && counts.tasks_retried * 50 > histories);
+    assert!(counts.results_read > histories && counts.sub_tasks > 10 * histories);
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 use pendula_model::change::Change;
 use pendula_model::instance::{Instance, InstanceState, Origin, PastAttempt, Payload, Reason, StopCause, TaskState};
 use pendula_model::job::Job;
-use pendula_model::{InstanceId, JobId, PartitionId, Revision, Timestamp, limits};
+use pendula_model::{InstanceId, JobId, PartitionId, Revision, TaskId, Timestamp, limits};
 
 use super::world::{START, World, ended, inserted, moved, updated, worker};
 use crate::port::Store;
@@ -153,8 +153,9 @@ pub async fn lawless_instances_are_refused(store: Arc<dyn Store>) {
         Instance { ended_at: Some(START), ..waiting.clone() },
         Instance { stop_cause: Some(StopCause::User), ..waiting.clone() },
         Instance { id: InstanceId(PARTITION_OF_OTHERS), ..waiting.clone() },
-        Instance { worker: None, ..running.clone() },
+        Instance { worker: None, ..moved(&waiting, Dispatched) },
         Instance { attempt: 0, ..running.clone() },
+        Instance { attempt: 0, worker: None, ..moved(&running, Stopping) },
         Instance { stop_cause: None, ..moved(&running, Stopping) },
         // Ended, as something that is under way.
         moved(&running, Succeeded),
@@ -185,8 +186,9 @@ pub async fn attempts_are_kept_once(store: Arc<dyn Store>) {
     let mut world = World::new(store.clone()).await;
     let (_, job) = world.with_job().await;
     let instance = world.instance(&job);
-    let past = |attempt| PastAttempt {
+    let of_task = |task, attempt| PastAttempt {
         instance: instance.id,
+        task,
         attempt,
         state: TaskState::Lost,
         worker: (attempt == 1).then(worker),
@@ -197,11 +199,18 @@ pub async fn attempts_are_kept_once(store: Arc<dyn Store>) {
         reason: Reason::WORKER_LOST,
         message: (attempt == 1).then(|| "gone".into()),
     };
+    let past = |attempt| of_task(TaskId::ROOT, attempt);
     world.refuses(vec![Change::AttemptEnded(past(1))]).await;
     world.commit(vec![inserted(&instance), Change::AttemptEnded(past(2)), Change::AttemptEnded(past(1))]).await;
     world.refuses(vec![Change::AttemptEnded(past(1))]).await;
-    assert_eq!(store.past_attempts(instance.id).await.unwrap(), [past(1), past(2)]);
-    assert_eq!(store.past_attempts(InstanceId(1)).await.unwrap(), []);
+    // Each task counts its own.
+    let other = of_task(TaskId(7), 1);
+    world.commit(vec![Change::AttemptEnded(other.clone())]).await;
+    world.refuses(vec![Change::AttemptEnded(of_task(TaskId(u64::MAX), 1))]).await;
+    assert_eq!(store.past_attempts(instance.id, TaskId::ROOT).await.unwrap(), [past(1), past(2)]);
+    assert_eq!(store.past_attempts(instance.id, TaskId(7)).await.unwrap(), [other]);
+    assert_eq!(store.past_attempts(instance.id, TaskId(8)).await.unwrap(), []);
+    assert_eq!(store.past_attempts(InstanceId(1), TaskId::ROOT).await.unwrap(), []);
 }
 
 pub async fn unreadable_instances_can_be_set_aside(store: Arc<dyn Store>) {

@@ -8,6 +8,7 @@ mod instances;
 mod jobs;
 mod listings;
 mod ownership;
+mod tasks;
 mod upkeep;
 mod world;
 
@@ -23,6 +24,12 @@ pub use jobs::{
 pub use listings::{due_jobs_come_in_order, instance_listings_agree_with_a_scan, job_listings_are_paged};
 pub use ownership::{
     batches_are_whole, concurrent_batches_fail_alone, only_the_latest_epoch_writes, snapshots_hold_what_is_under_way,
+};
+pub use tasks::{
+    counts_move_by_version, ended_instances_settle_their_tasks, instances_without_worker_or_tasks_are_broken,
+    lawless_tasks_are_refused, pruning_forgets_tasks, results_come_in_pages, snapshots_hold_tasks_under_way,
+    task_listings_agree_with_a_scan, tasks_are_read_as_written, tasks_move_by_version,
+    unsuccessful_tasks_are_copied_whole, waiting_tasks_come_in_pages,
 };
 pub use upkeep::{ids_are_never_forgotten, pruning_forgets_what_is_over};
 
@@ -41,6 +48,11 @@ macro_rules! conformance_tests {
             due_jobs_come_in_order, instance_listings_agree_with_a_scan, job_listings_are_paged,
             batches_are_whole, concurrent_batches_fail_alone, only_the_latest_epoch_writes,
             snapshots_hold_what_is_under_way,
+            counts_move_by_version, ended_instances_settle_their_tasks,
+            instances_without_worker_or_tasks_are_broken, lawless_tasks_are_refused, pruning_forgets_tasks,
+            results_come_in_pages, snapshots_hold_tasks_under_way, task_listings_agree_with_a_scan,
+            tasks_are_read_as_written, tasks_move_by_version, unsuccessful_tasks_are_copied_whole,
+            waiting_tasks_come_in_pages,
             ids_are_never_forgotten, pruning_forgets_what_is_over,
         );
     };

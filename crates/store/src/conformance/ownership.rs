@@ -1,9 +1,10 @@
 use std::sync::Arc;
 
 use pendula_model::change::Change;
-use pendula_model::instance::InstanceState;
+use pendula_model::instance::{InstanceState, TaskState};
 use pendula_model::job::{Job, JobSpec};
-use pendula_model::{Epoch, PartitionId, Revision};
+use pendula_model::task::{Fanout, Phase, Task, TaskRole};
+use pendula_model::{Epoch, PartitionId, Revision, TaskId};
 
 use super::world::{HOME, START, World, ended, inserted, moved, updated};
 use crate::port::{Batch, Store, StoreError};
@@ -44,7 +45,22 @@ pub async fn batches_are_whole(store: Arc<dyn Store>) {
     let mut world = World::new(store).await;
     let (app, job) = world.with_job().await;
     let running = moved(&world.instance(&job), InstanceState::Running);
-    world.commit(vec![inserted(&running)]).await;
+    let ended_before = world.instance(&job);
+    let (mut base, mut lost) = (
+        Fanout::new(ended_before.id, Phase::Main),
+        Task::new(ended_before.id, TaskId(3), TaskRole::Shard, "3/4".into(), START),
+    );
+    (base.counts.total, base.counts.lost, base.next_task) = (1, 1, TaskId(4));
+    world
+        .commit(vec![
+            inserted(&running),
+            inserted(&ended_before),
+            Change::FanoutInserted(base),
+            Change::TasksInserted(vec![lost.clone()]),
+        ])
+        .await;
+    (lost.version, lost.state, lost.ended_at) = (2, TaskState::Lost, Some(START));
+    world.commit(vec![Change::TaskUpdated(Box::new(lost)), ended(&moved(&ended_before, InstanceState::Failed))]).await;
     // Every kind of change, undone by the one that is refused at the end.
     let new_app = world.app("new");
     let new_job = world.job(&new_app, "new");
@@ -54,8 +70,9 @@ pub async fn batches_are_whole(store: Arc<dyn Store>) {
     let gap = pendula_model::change::Gap { from: START, to: START, count: 1, noticed_at: START };
     let past = pendula_model::instance::PastAttempt {
         instance: running.id,
+        task: TaskId::ROOT,
         attempt: 1,
-        state: pendula_model::instance::TaskState::Failed,
+        state: TaskState::Failed,
         worker: None,
         placement: None,
         dispatched_at: None,
@@ -65,6 +82,8 @@ pub async fn batches_are_whole(store: Arc<dyn Store>) {
         message: None,
     };
     let broken = world.instance(&job);
+    let fanout = Fanout { next_task: TaskId(9), ..Fanout::new(fired.id, Phase::Main) };
+    let task = |number| Task::new(fired.id, TaskId(number), TaskRole::Sub, "part".into(), START);
     let mut changes = vec![
         Change::AppInserted(new_app.clone()),
         Change::JobInserted(new_job.clone()),
@@ -74,6 +93,11 @@ pub async fn batches_are_whole(store: Arc<dyn Store>) {
         updated(&moved(&running, InstanceState::Running)),
         Change::AttemptEnded(past),
         ended(&moved(&moved(&running, InstanceState::Running), InstanceState::Failed)),
+        Change::FanoutInserted(fanout.clone()),
+        Change::FanoutUpdated(Fanout { version: 2, rate_milli: 5, ..fanout }),
+        Change::TasksCopied { from: ended_before.id, to: fired.id, at: START, count: 1 },
+        Change::TasksInserted(vec![task(7), task(8)]),
+        Change::TaskUpdated(Box::new(Task { version: 2, emitted: 1, ..task(8) })),
         inserted(&broken),
         Change::InstanceQuarantined { id: broken.id, at: START, why: "why".to_owned(), prune_at: START },
         Change::JobDeleted { id: new_job.id, version: 1, at: START },

@@ -4,7 +4,7 @@ use std::time::Duration;
 use pendula_model::change::{Change, Gap};
 use pendula_model::instance::{Instance, InstanceState, PastAttempt, Reason, TaskState};
 use pendula_model::job::{Job, JobSpec};
-use pendula_model::{InstanceId, Revision, Timestamp, TokenId};
+use pendula_model::{InstanceId, Revision, TaskId, Timestamp, TokenId};
 
 use super::world::{HOME, START, World, ended, inserted, moved};
 use crate::port::Store;
@@ -21,6 +21,7 @@ pub async fn pruning_forgets_what_is_over(store: Arc<dyn Store>) {
     let old = Instance { idempotency_key: Some("k".into()), ..old };
     let past = PastAttempt {
         instance: old.id,
+        task: TaskId::ROOT,
         attempt: 1,
         state: TaskState::Failed,
         worker: None,
@@ -57,7 +58,7 @@ pub async fn pruning_forgets_what_is_over(store: Arc<dyn Store>) {
     assert_eq!(kept(store.clone()).await, [3, 2, 1]);
     assert_eq!(store.prune(due, 10).await.unwrap(), [(app.id, old.id)]);
     assert_eq!(store.instance(old.id).await.unwrap(), None);
-    assert_eq!(store.past_attempts(old.id).await.unwrap(), []);
+    assert_eq!(store.past_attempts(old.id, TaskId::ROOT).await.unwrap(), []);
     assert_eq!(store.instance_by_idempotency_key(app.id, "k").await.unwrap(), None);
     assert_eq!(kept(store.clone()).await, [3, 2]);
     assert_eq!(store.prune(Timestamp::MAX, 0).await.unwrap(), []);

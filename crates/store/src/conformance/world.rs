@@ -9,10 +9,11 @@ use pendula_model::id::IdSequence;
 use pendula_model::instance::{Instance, InstanceState, Origin, Reason, StopCause};
 use pendula_model::job::{Job, JobSpec, ScheduleState};
 use pendula_model::processor::{Processor, Script};
+use pendula_model::task::Task;
 use pendula_model::worker::{BootId, WorkerRef};
-use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, Timestamp};
+use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, TaskId, Timestamp};
 
-use crate::port::{Batch, InstanceFilter, JobFilter, Store, StoreError};
+use crate::port::{Batch, InstanceFilter, JobFilter, Store, StoreError, TaskFilter};
 
 /// 2026-01-01T00:00:00Z.
 pub(super) const START: Timestamp = Timestamp::from_millis(1_767_225_600_000);
@@ -141,10 +142,29 @@ impl World {
             text += &format!("{:?}\n", store.job_gaps(job.id, usize::MAX).await.expect("gaps"));
         }
         for instance in instances {
-            text += &format!("{instance:?}\n");
-            text += &format!("{:?}\n", store.past_attempts(instance.id).await.expect("past attempts"));
+            text += &format!("{instance:?}\n{:?}\n", self.tasks(instance.id).await);
+            text += &format!("{:?}\n", store.fanout(instance.id).await.expect("fanout"));
+            let of_root = store.past_attempts(instance.id, TaskId::ROOT).await.expect("past attempts");
+            text += &format!("{of_root:?}\n");
+            for task in self.tasks(instance.id).await.iter().filter(|task| task.id > TaskId::ROOT) {
+                text += &format!("{:?}\n", store.past_attempts(instance.id, task.id).await.expect("past attempts"));
+            }
         }
         text
+    }
+
+    /// All tasks of an instance with all that belongs to them.
+    pub async fn tasks(&self, instance: InstanceId) -> Vec<Task> {
+        let (states, name_contains, from, limit) = (Vec::new(), None, TaskId::ROOT, usize::MAX);
+        let filter = TaskFilter { instance, states, name_contains, from, limit };
+        let mut tasks = Vec::new();
+        for listed in self.store.tasks(filter).await.expect("tasks").items {
+            let task = self.store.task(instance, listed.id).await.expect("a listed task can be read");
+            let task = task.expect("a listed task exists");
+            assert_eq!(listed, Task { input: None, result: None, ..task.clone() });
+            tasks.push(task);
+        }
+        tasks
     }
 
     /// Commits an app with one job.

@@ -1,12 +1,14 @@
 //! One change at a time, each with its guard.
 
+mod tasks;
+
 use std::sync::Arc;
 
 use pendula_model::app::App;
 use pendula_model::change::{Change, Gap};
 use pendula_model::instance::{Instance, InstanceState, PastAttempt, Reason};
 use pendula_model::job::{Job, ScheduleState};
-use pendula_model::{AppId, InstanceId, JobId, Timestamp, limits};
+use pendula_model::{AppId, AttemptKey, InstanceId, JobId, Timestamp, limits};
 
 use super::tables::{InstanceRow, Tables};
 use crate::laws::GAPS_KEPT;
@@ -45,6 +47,11 @@ pub(super) fn apply(tables: &mut Tables, change: &Change) -> Result<(), Refused>
         Change::InstanceEnded { instance, prune_at } => update_instance(tables, instance, Some(*prune_at)),
         Change::InstanceQuarantined { id, at, why, prune_at } => quarantine(tables, *id, *at, why, *prune_at),
         Change::AttemptEnded(past) => end_attempt(tables, past),
+        Change::FanoutInserted(fanout) => tasks::insert_fanout(tables, fanout),
+        Change::FanoutUpdated(fanout) => tasks::update_fanout(tables, fanout),
+        Change::TasksInserted(new) => tasks::insert(tables, new),
+        Change::TasksCopied { from, to, at, count } => tasks::copy(tables, *from, *to, *at, *count),
+        Change::TaskUpdated(task) => tasks::update(tables, task),
     }
 }
 
@@ -215,9 +222,9 @@ fn quarantine(
 }
 
 fn end_attempt(tables: &mut Tables, past: &PastAttempt) -> Result<(), Refused> {
-    let id = (past.instance, past.attempt);
+    let id = AttemptKey { instance: past.instance, task: past.task, attempt: past.attempt };
     if !tables.instances.contains_key(&past.instance) || tables.past_attempts.contains_key(&id) {
-        return Err(format!("attempt {} of instance {} is kept already", past.attempt, past.instance));
+        return Err(format!("attempt {} of task {} is kept already", past.attempt, id.key()));
     }
     tables.put_past_attempt(id, Some(past.clone()));
     Ok(())

@@ -5,6 +5,7 @@
 
 mod apply;
 mod tables;
+mod tasks;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,11 +15,12 @@ use pendula_model::change::Gap;
 use pendula_model::instance::{Instance, PastAttempt};
 use pendula_model::job::{Job, JobSpec};
 use pendula_model::snapshot::Snapshot;
+use pendula_model::task::{Fanout, Task};
 use pendula_model::token::Token;
-use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, Timestamp, TokenId};
+use pendula_model::{AppId, AttemptKey, Epoch, InstanceId, JobId, PartitionId, Revision, TaskId, Timestamp, TokenId};
 
 use crate::laws;
-use crate::port::{Batch, InstanceFilter, JobFilter, Page, Store, StoreError, StoreStatus};
+use crate::port::{Batch, InstanceFilter, JobFilter, Page, Store, StoreError, StoreStatus, TaskFilter};
 use tables::Tables;
 
 /// See the [module](self). Cheap to make; share it by `Arc`.
@@ -62,6 +64,8 @@ impl MemoryStore {
             jobs: Vec::new(),
             revisions: Vec::new(),
             instances: Vec::new(),
+            fanouts: Vec::new(),
+            tasks: Vec::new(),
             broken: Vec::new(),
         };
         let mut used = std::collections::BTreeSet::new();
@@ -69,7 +73,15 @@ impl MemoryStore {
         for (_, id) in tables.active.range(first..).take_while(|(owner, _)| *owner == partition) {
             let instance = &tables.instances[id].instance;
             used.insert((instance.job, instance.revision));
+            let fanout = tables.fanouts.get(id);
+            if let Err(why) = laws::check_begun(instance, fanout.is_some()) {
+                snapshot.broken.push((*id, why));
+                continue;
+            }
             snapshot.instances.push(instance.clone());
+            snapshot.fanouts.extend(fanout.cloned());
+            let under_way = tables.under_way.range(tasks::of(*id, TaskId::ROOT));
+            snapshot.tasks.extend(under_way.map(|key| tables.tasks[key].clone()));
         }
         for (id, revision) in used {
             let job = &tables.jobs[&id];
@@ -150,11 +162,17 @@ impl MemoryStore {
         let due = tables.prunable.range(..=(now, InstanceId(i64::MAX)));
         let gone: Vec<_> = due.take(limit).map(|(_, id)| (tables.instances[id].instance.app, *id)).collect();
         for (_, id) in &gone {
-            let attempts = tables.past_attempts.range((*id, 0)..=(*id, u32::MAX));
-            let attempts: Vec<_> = attempts.map(|(key, _)| *key).collect();
+            let all =
+                AttemptKey::root(*id, 0)..=AttemptKey { instance: *id, task: TaskId(u64::MAX), attempt: u32::MAX };
+            let attempts: Vec<_> = tables.past_attempts.range(all).map(|(key, _)| *key).collect();
             for key in attempts {
                 tables.put_past_attempt(key, None);
             }
+            let of_instance: Vec<_> = tables.tasks.range(tasks::of(*id, TaskId::ROOT)).map(|(key, _)| *key).collect();
+            for key in of_instance {
+                tables.put_task(key, None);
+            }
+            tables.put_fanout(*id, None);
             tables.put_instance(*id, None);
         }
         prune_definitions(&mut tables);
@@ -236,6 +254,16 @@ impl Store for MemoryStore {
         Ok(self.instance_by_idempotency_key_sync(app, key))
     }
 
+    async fn tasks_waiting(
+        &self,
+        instance: InstanceId,
+        from: TaskId,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Vec<Task>, StoreError> {
+        Ok(self.tasks_waiting_sync(instance, from, limit, bytes))
+    }
+
     async fn apps(&self) -> Result<Vec<App>, StoreError> {
         let tables = self.tables();
         Ok(tables.app_by_name.values().map(|id| tables.apps[id].clone()).collect())
@@ -297,9 +325,35 @@ impl Store for MemoryStore {
         Ok(self.instance_sync(id))
     }
 
-    async fn past_attempts(&self, id: InstanceId) -> Result<Vec<PastAttempt>, StoreError> {
-        let tables = self.tables();
-        Ok(tables.past_attempts.range((id, 0)..=(id, u32::MAX)).map(|(_, past)| past.clone()).collect())
+    async fn past_attempts(&self, id: InstanceId, task: TaskId) -> Result<Vec<PastAttempt>, StoreError> {
+        let key = |attempt| AttemptKey { instance: id, task, attempt };
+        Ok(self.tables().past_attempts.range(key(0)..=key(u32::MAX)).map(|(_, past)| past.clone()).collect())
+    }
+
+    async fn fanout(&self, id: InstanceId) -> Result<Option<Fanout>, StoreError> {
+        Ok(self.fanout_sync(id))
+    }
+
+    async fn fanouts(&self, ids: Vec<InstanceId>) -> Result<Vec<Fanout>, StoreError> {
+        Ok(ids.into_iter().filter_map(|id| self.fanout_sync(id)).collect())
+    }
+
+    async fn tasks(&self, filter: TaskFilter) -> Result<Page<Task>, StoreError> {
+        Ok(self.tasks_sync(&filter))
+    }
+
+    async fn task(&self, instance: InstanceId, id: TaskId) -> Result<Option<Task>, StoreError> {
+        Ok(self.task_sync(instance, id))
+    }
+
+    async fn task_results(
+        &self,
+        instance: InstanceId,
+        from: TaskId,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Vec<Task>, StoreError> {
+        Ok(self.task_results_sync(instance, from, limit, bytes))
     }
 
     async fn token_insert(&self, token: Token) -> Result<(), StoreError> {

@@ -7,8 +7,9 @@ use pendula_model::app::App;
 use pendula_model::change::Gap;
 use pendula_model::instance::{Instance, PastAttempt};
 use pendula_model::job::{Job, JobSpec};
+use pendula_model::task::{Fanout, Task};
 use pendula_model::token::Token;
-use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, Timestamp, TokenId};
+use pendula_model::{AppId, AttemptKey, Epoch, InstanceId, JobId, PartitionId, Revision, TaskKey, Timestamp, TokenId};
 
 #[derive(Clone, Debug)]
 pub(super) struct InstanceRow {
@@ -17,14 +18,15 @@ pub(super) struct InstanceRow {
 }
 
 /// How to take one write back.
-#[expect(clippy::large_enum_variant, reason = "nearly all of them are instances, the largest")]
 enum Undo {
     App(AppId, Option<App>),
     Job(JobId, Option<Job>),
     Revision((JobId, Revision), Option<(Timestamp, Arc<JobSpec>)>),
     Gaps(JobId, Option<Vec<Gap>>),
     Instance(InstanceId, Option<InstanceRow>),
-    PastAttempt((InstanceId, u32), Option<PastAttempt>),
+    PastAttempt(AttemptKey, Option<PastAttempt>),
+    Fanout(InstanceId, Option<Fanout>),
+    Task(TaskKey, Option<Task>),
     Token(TokenId, Option<Token>),
 }
 
@@ -38,7 +40,9 @@ pub(super) struct Tables {
     /// Oldest first.
     pub gaps: BTreeMap<JobId, Vec<Gap>>,
     pub instances: BTreeMap<InstanceId, InstanceRow>,
-    pub past_attempts: BTreeMap<(InstanceId, u32), PastAttempt>,
+    pub past_attempts: BTreeMap<AttemptKey, PastAttempt>,
+    pub fanouts: BTreeMap<InstanceId, Fanout>,
+    pub tasks: BTreeMap<TaskKey, Task>,
     pub tokens: BTreeMap<TokenId, Token>,
 
     pub app_by_name: BTreeMap<String, AppId>,
@@ -50,6 +54,7 @@ pub(super) struct Tables {
     pub active: BTreeSet<(PartitionId, InstanceId)>,
     pub by_job: BTreeSet<(JobId, InstanceId)>,
     pub prunable: BTreeSet<(Timestamp, InstanceId)>,
+    pub under_way: BTreeSet<TaskKey>,
 
     /// The largest id that was ever stored.
     pub last_id: i64,
@@ -78,6 +83,8 @@ impl Tables {
                 Undo::Gaps(id, row) => self.put_gaps(id, row),
                 Undo::Instance(id, row) => self.put_instance(id, row),
                 Undo::PastAttempt(id, row) => self.put_past_attempt(id, row),
+                Undo::Fanout(id, row) => self.put_fanout(id, row),
+                Undo::Task(key, row) => self.put_task(key, row),
                 Undo::Token(id, row) => self.put_token(id, row),
             }
             // The write that took it back logged itself.
@@ -170,9 +177,24 @@ impl Tables {
         self.undo.push(Undo::Instance(id, before));
     }
 
-    pub fn put_past_attempt(&mut self, id: (InstanceId, u32), row: Option<PastAttempt>) {
+    pub fn put_past_attempt(&mut self, id: AttemptKey, row: Option<PastAttempt>) {
         let before = replace(&mut self.past_attempts, id, row);
         self.undo.push(Undo::PastAttempt(id, before));
+    }
+
+    pub fn put_fanout(&mut self, id: InstanceId, row: Option<Fanout>) {
+        let before = replace(&mut self.fanouts, id, row);
+        self.undo.push(Undo::Fanout(id, before));
+    }
+
+    pub fn put_task(&mut self, key: TaskKey, row: Option<Task>) {
+        if row.as_ref().is_some_and(Task::is_under_way) {
+            self.under_way.insert(key);
+        } else {
+            self.under_way.remove(&key);
+        }
+        let before = replace(&mut self.tasks, key, row);
+        self.undo.push(Undo::Task(key, before));
     }
 
     pub fn put_token(&mut self, id: TokenId, row: Option<Token>) {

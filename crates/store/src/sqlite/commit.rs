@@ -3,6 +3,8 @@
 //! A guard is part of the statement's condition, and the number of affected rows tells whether it held: what another
 //! writer did is never overwritten. Updates name their columns, so that no edit is undone by an older copy of a row.
 
+pub(super) mod tasks;
+
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
@@ -16,6 +18,7 @@ use rusqlite::{Connection, OptionalExtension, Params, params};
 
 use super::error::{OrStoreError, store_error};
 use super::rows::{self, Columns};
+use super::tasks::stored_task;
 use crate::laws::{self, GAPS_KEPT};
 use crate::port::{Batch, StoreError};
 
@@ -28,6 +31,16 @@ pub(super) fn apply(db: &Connection, batch: &Batch) -> Result<(), StoreError> {
         apply_change(db, &mut kept, change)?;
     }
     Ok(())
+}
+
+/// Rows that a batch writes, about.
+pub(super) fn weight(batch: &Batch) -> usize {
+    let rows = |change: &Change| match change {
+        Change::TasksInserted(tasks) => tasks.len(),
+        Change::TasksCopied { count, .. } => usize::try_from(*count).unwrap_or(usize::MAX),
+        _ => 1,
+    };
+    batch.changes.iter().map(rows).fold(1, usize::saturating_add)
 }
 
 /// Revisions that this batch has seen in the database. No change of a batch takes one away.
@@ -65,6 +78,11 @@ fn apply_change(db: &Connection, kept: &mut KeptRevisions, change: &Change) -> R
         Change::InstanceEnded { instance, prune_at } => end_instance(db, instance, *prune_at),
         Change::InstanceQuarantined { id, at, why, prune_at } => quarantine_instance(db, *id, *at, why, *prune_at),
         Change::AttemptEnded(past) => insert_past_attempt(db, past),
+        Change::FanoutInserted(fanout) => tasks::insert_fanout(db, fanout),
+        Change::FanoutUpdated(fanout) => tasks::update_fanout(db, fanout),
+        Change::TasksInserted(new) => tasks::insert_tasks(db, new),
+        Change::TasksCopied { from, to, at, count } => tasks::copy_tasks(db, *from, *to, *at, *count),
+        Change::TaskUpdated(task) => tasks::update_task(db, task),
     }
 }
 
@@ -428,16 +446,18 @@ fn quarantine_instance(
 ) -> Result<(), StoreError> {
     let message = limits::cut(why, limits::MESSAGE_BYTES);
     let values = params![id.0, at.as_micros(), prune_at.as_micros(), Reason::QUARANTINED.as_str(), message];
-    expect_row(db, QUARANTINE_INSTANCE, values, || format!("instance {id} has ended"))
+    expect_row(db, QUARANTINE_INSTANCE, values, || format!("instance {id} has ended"))?;
+    tasks::drop_unreadable_fanout(db, id)
 }
 
 fn insert_past_attempt(db: &Connection, past: &PastAttempt) -> Result<(), StoreError> {
-    let sql = "INSERT INTO past_attempt (instance_id, attempt, state, worker_name, worker_boot, placement,
+    let sql = "INSERT INTO past_attempt (instance_id, task_id, attempt, state, worker_name, worker_boot, placement,
                                          dispatched_at, started_at, ended_at, reason, message)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
     let (worker_name, worker_boot) = worker_columns(&past.worker);
     let values = params![
         past.instance.0,
+        stored_task(past.task),
         past.attempt,
         past.state.code(),
         worker_name,
@@ -449,7 +469,11 @@ fn insert_past_attempt(db: &Connection, past: &PastAttempt) -> Result<(), StoreE
         past.reason.as_str(),
         past.message.as_deref(),
     ];
-    let expected =
-        || format!("attempt {} of instance {} is kept already, or the instance is not", past.attempt, past.instance);
+    let expected = || {
+        format!(
+            "attempt {} of task {}/{} is kept already, or the instance is not",
+            past.attempt, past.instance, past.task
+        )
+    };
     expect_row(db, sql, values, expected)
 }

@@ -5,10 +5,11 @@
 //! only a listing that includes what succeeded walks through history.
 
 use pendula_model::instance::{Instance, InstanceState, PastAttempt};
-use pendula_model::{AppId, InstanceId, Timestamp};
+use pendula_model::{AppId, InstanceId, TaskId, Timestamp};
 use rusqlite::{Connection, params};
 
 use super::rows::{self, instance_columns};
+use super::tasks::stored_task;
 use super::unreadable::{Kind, UnreadableRows};
 use crate::memory::page;
 use crate::port::{InstanceFilter, Page, StoreError};
@@ -38,16 +39,18 @@ pub(super) fn by_idempotency_key(
 
 /// Primary key.
 pub(super) const PAST_ATTEMPTS: &str = "
-    SELECT instance_id, attempt, state, worker_name, worker_boot, placement, dispatched_at, started_at, ended_at,
-           reason, message
-    FROM past_attempt WHERE instance_id = ?1 ORDER BY attempt";
+    SELECT instance_id, task_id, attempt, state, worker_name, worker_boot, placement, dispatched_at, started_at,
+           ended_at, reason, message
+    FROM past_attempt WHERE instance_id = ?1 AND task_id = ?2 ORDER BY attempt";
 
 pub(super) fn past_attempts(
     db: &Connection,
     unreadable: &UnreadableRows,
     id: InstanceId,
+    task: TaskId,
 ) -> Result<Vec<PastAttempt>, StoreError> {
-    unreadable.read_all(db, Kind::PastAttempt, PAST_ATTEMPTS, [id.0], usize::MAX, rows::past_attempt)
+    let values = params![id.0, stored_task(task)];
+    unreadable.read_all(db, Kind::PastAttempt, PAST_ATTEMPTS, values, usize::MAX, rows::past_attempt)
 }
 
 /// Each source has the same parameters: ?1 lowest and ?2 first id not wanted any more, ?3 and ?4 the same of

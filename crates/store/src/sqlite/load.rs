@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use pendula_model::instance::Instance;
 use pendula_model::job::{Job, JobSpec};
 use pendula_model::snapshot::Snapshot;
 use pendula_model::{InstanceId, JobId, PartitionId, Revision};
 use rusqlite::{Connection, params};
 
 use super::error::OrStoreError;
-use super::rows::{self, Columns, Unreadable, app_columns, instance_columns, job_columns, job_tables};
+use super::rows::{self, Columns, Unreadable, app_columns, fanout_columns, instance_columns, job_columns, job_tables};
+use super::tasks;
 use super::unreadable::{Kind, UnreadableRows};
 use crate::laws;
 use crate::port::StoreError;
@@ -19,6 +21,14 @@ pub(super) const APPS_OF_PARTITION: &str =
 
 pub(super) const ACTIVE_OF_PARTITION: &str =
     concat!("SELECT ", instance_columns!(), " FROM instance WHERE partition = ?1 AND ended_at IS NULL");
+
+/// Index `instance_active`, primary key.
+pub(super) const FANOUTS_OF_PARTITION: &str = concat!(
+    "SELECT ",
+    fanout_columns!(),
+    " FROM instance CROSS JOIN fanout ON fanout.instance_id = instance.id
+      WHERE instance.partition = ?1 AND instance.ended_at IS NULL"
+);
 
 pub(super) const JOB: &str = concat!("SELECT ", job_columns!(), " FROM ", job_tables!(), " WHERE job.id = ?1");
 
@@ -48,12 +58,15 @@ pub(super) fn load(
         jobs: Vec::new(),
         revisions: Vec::new(),
         instances: Vec::new(),
+        fanouts: Vec::new(),
+        tasks: Vec::new(),
         broken: Vec::new(),
     };
     read_instances(db, &mut snapshot)?;
     read_definitions(db, &mut snapshot)?;
+    read_tasks(db, &mut snapshot)?;
     for (id, why) in &snapshot.broken {
-        unreadable.note(Kind::Instance, id.0, why);
+        unreadable.note_instance(*id, why);
     }
     Ok(snapshot)
 }
@@ -99,13 +112,61 @@ fn read_definitions(db: &Connection, snapshot: &mut Snapshot) -> Result<(), Stor
     }
     snapshot.jobs = jobs.into_values().flatten().collect();
     if !without.is_empty() {
-        let broken = &mut snapshot.broken;
-        snapshot.instances.retain(|instance| {
-            let why = without.get(&(instance.job, instance.revision));
-            broken.extend(why.map(|why| (instance.id, why.clone())));
-            why.is_none()
-        });
+        set_aside(snapshot, |instance| without.get(&(instance.job, instance.revision)).cloned());
     }
+    Ok(())
+}
+
+/// Moves the instances that `why_broken` has something against to the broken ones.
+fn set_aside(snapshot: &mut Snapshot, why_broken: impl Fn(&Instance) -> Option<Unreadable>) {
+    let broken = &mut snapshot.broken;
+    snapshot.instances.retain(|instance| {
+        let why = why_broken(instance);
+        let is_whole = why.is_none();
+        broken.extend(why.map(|why| (instance.id, why)));
+        is_whole
+    });
+}
+
+/// Reads how far the instances with many tasks are, and of those tasks what is under way.
+fn read_tasks(db: &Connection, snapshot: &mut Snapshot) -> Result<(), StoreError> {
+    let mut broken: BTreeMap<InstanceId, Unreadable> = BTreeMap::new();
+    let mut begun = BTreeSet::new();
+    let mut statement = db.prepare_cached(FANOUTS_OF_PARTITION).or_store_error()?;
+    let mut rows = statement.query([snapshot.partition.0]).or_store_error()?;
+    while let Some(row) = rows.next().or_store_error()? {
+        let id = InstanceId(row.get(0).or_store_error()?);
+        begun.insert(id);
+        let lawful = |fanout| laws::check_fanout(&fanout).map(|()| fanout);
+        match rows::fanout(&mut Columns::new(row)).and_then(lawful) {
+            Ok(fanout) => snapshot.fanouts.push(fanout),
+            Err(why) => drop(broken.insert(id, format!("how far its tasks are cannot be understood: {why}"))),
+        }
+    }
+    let mut statement = db.prepare_cached(tasks::UNDER_WAY).or_store_error()?;
+    for fanout in &snapshot.fanouts {
+        let mut rows = statement.query([fanout.instance.0]).or_store_error()?;
+        while let Some(row) = rows.next().or_store_error()? {
+            let lawful = |task| laws::check_task(&task).map(|()| task);
+            match rows::whole_task(&mut Columns::new(row)).and_then(lawful) {
+                Ok(task) => snapshot.tasks.push(task),
+                Err(why) => {
+                    let number: i64 = row.get(1).or_store_error()?;
+                    broken.insert(fanout.instance, format!("its task {number} cannot be understood: {why}"));
+                    break;
+                }
+            }
+        }
+    }
+    set_aside(snapshot, |instance| match broken.get(&instance.id) {
+        None => laws::check_begun(instance, begun.contains(&instance.id)).err(),
+        why => why.cloned(),
+    });
+    let whole: BTreeSet<_> = snapshot.instances.iter().map(|instance| instance.id).collect();
+    snapshot.fanouts.retain(|fanout| whole.contains(&fanout.instance));
+    snapshot.tasks.retain(|task| whole.contains(&task.instance));
+    snapshot.fanouts.sort_unstable_by_key(|fanout| fanout.instance);
+    snapshot.tasks.sort_unstable_by_key(|task| task.key());
     Ok(())
 }
 

@@ -18,7 +18,10 @@ mod prune;
 pub(crate) mod readers;
 mod rows;
 pub(crate) mod schema;
+mod tasks;
 mod unreadable;
+#[cfg(test)]
+mod upgrade;
 pub(crate) mod writer;
 
 use std::path::{Path, PathBuf};
@@ -30,8 +33,9 @@ use pendula_model::change::Gap;
 use pendula_model::instance::{Instance, PastAttempt};
 use pendula_model::job::{Job, JobSpec};
 use pendula_model::snapshot::Snapshot;
+use pendula_model::task::{Fanout, Task};
 use pendula_model::token::Token;
-use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, Timestamp, TokenId};
+use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, TaskId, Timestamp, TokenId};
 use rusqlite::{Connection, params};
 
 use self::error::OrStoreError;
@@ -43,7 +47,7 @@ use self::readers::Readers;
 use self::unreadable::{Kind, UnreadableRows};
 use self::writer::Writer;
 pub use self::writer::{CommitObserved, CommitObserver};
-use crate::port::{Batch, InstanceFilter, JobFilter, Page, Store, StoreError, StoreStatus};
+use crate::port::{Batch, InstanceFilter, JobFilter, Page, Store, StoreError, StoreStatus, TaskFilter};
 
 /// How to open a store.
 #[derive(Clone)]
@@ -199,7 +203,7 @@ impl Store for SqliteStore {
     }
 
     async fn commit(&self, batch: Batch) -> Result<(), StoreError> {
-        self.writer.run(batch.changes.len().max(1), move |db| commit::apply(db, &batch)).await
+        self.writer.run(commit::weight(&batch), move |db| commit::apply(db, &batch)).await
     }
 
     async fn jobs_due(
@@ -224,6 +228,16 @@ impl Store for SqliteStore {
     async fn instance_by_idempotency_key(&self, app: AppId, key: &str) -> Result<Option<InstanceId>, StoreError> {
         let key = key.to_owned();
         self.ask(move |db, unreadable| instances::by_idempotency_key(db, unreadable, app, &key)).await
+    }
+
+    async fn tasks_waiting(
+        &self,
+        instance: InstanceId,
+        from: TaskId,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Vec<Task>, StoreError> {
+        self.ask(move |db, unreadable| tasks::waiting(db, unreadable, instance, from, limit, bytes)).await
     }
 
     async fn apps(&self) -> Result<Vec<App>, StoreError> {
@@ -264,8 +278,34 @@ impl Store for SqliteStore {
         self.ask(move |db, unreadable| instances::by_id(db, unreadable, id)).await
     }
 
-    async fn past_attempts(&self, id: InstanceId) -> Result<Vec<PastAttempt>, StoreError> {
-        self.ask(move |db, unreadable| instances::past_attempts(db, unreadable, id)).await
+    async fn past_attempts(&self, id: InstanceId, task: TaskId) -> Result<Vec<PastAttempt>, StoreError> {
+        self.ask(move |db, unreadable| instances::past_attempts(db, unreadable, id, task)).await
+    }
+
+    async fn fanout(&self, id: InstanceId) -> Result<Option<Fanout>, StoreError> {
+        self.ask(move |db, unreadable| tasks::fanout(db, unreadable, id)).await
+    }
+
+    async fn fanouts(&self, ids: Vec<InstanceId>) -> Result<Vec<Fanout>, StoreError> {
+        self.ask(move |db, unreadable| tasks::fanouts(db, unreadable, &ids)).await
+    }
+
+    async fn tasks(&self, filter: TaskFilter) -> Result<Page<Task>, StoreError> {
+        self.ask(move |db, unreadable| tasks::list(db, unreadable, &filter)).await
+    }
+
+    async fn task(&self, instance: InstanceId, id: TaskId) -> Result<Option<Task>, StoreError> {
+        self.ask(move |db, unreadable| tasks::by_id(db, unreadable, instance, id)).await
+    }
+
+    async fn task_results(
+        &self,
+        instance: InstanceId,
+        from: TaskId,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Vec<Task>, StoreError> {
+        self.ask(move |db, unreadable| tasks::results(db, unreadable, instance, from, limit, bytes)).await
     }
 
     async fn token_insert(&self, token: Token) -> Result<(), StoreError> {
@@ -285,7 +325,13 @@ impl Store for SqliteStore {
     }
 
     async fn prune(&self, now: Timestamp, limit: usize) -> Result<Vec<(AppId, InstanceId)>, StoreError> {
-        self.writer.run(limit, move |db| prune::prune(db, now, limit)).await
+        // Each step is a transaction of its own, so that others' commits come in between, however much there is to delete.
+        loop {
+            let step = move |db: &Connection| prune::step(db, now, limit);
+            if let Some(gone) = self.writer.run(prune::ROWS, step).await? {
+                return Ok(gone);
+            }
+        }
     }
 
     async fn status(&self) -> Result<StoreStatus, StoreError> {
@@ -298,16 +344,16 @@ fn status(db: &mut Connection, unreadable: &UnreadableRows, file: &Path) -> Resu
     let faults = open::faults(db)?;
     if faults.is_empty() {
         // What was repaired meanwhile is forgotten; what was not is noted again.
-        for id in unreadable.ids(Kind::Job) {
-            if jobs::by_id(db, unreadable, JobId(id)).is_ok() {
-                unreadable.forget(Kind::Job, id);
+        unreadable.forget_repaired(|kind, id, part| match kind {
+            Kind::Job => jobs::by_id(db, unreadable, JobId(id)).is_ok(),
+            Kind::Instance => instances::by_id(db, unreadable, InstanceId(id)).is_ok(),
+            Kind::Fanout => tasks::fanout(db, unreadable, InstanceId(id)).is_ok(),
+            Kind::Task => {
+                let part = u64::try_from(part).map(TaskId);
+                part.is_ok_and(|part| tasks::by_id(db, unreadable, InstanceId(id), part).is_ok())
             }
-        }
-        for id in unreadable.ids(Kind::Instance) {
-            if instances::by_id(db, unreadable, InstanceId(id)).is_ok() {
-                unreadable.forget(Kind::Instance, id);
-            }
-        }
+            _ => false,
+        });
     }
     let size = |suffix: &str| {
         let mut name = file.as_os_str().to_owned();

@@ -16,7 +16,10 @@ use crate::port::StoreError;
 pub(super) const STATE: Schema = Schema {
     file: "state.db",
     application_id: 0x504e_444c, // "PNDL"
-    migrations: &[Migration { number: 1, name: "initial", sql: include_str!("migrations/0001_initial.sql") }],
+    migrations: &[
+        Migration { number: 1, name: "initial", sql: include_str!("migrations/0001_initial.sql") },
+        Migration { number: 2, name: "tasks", sql: include_str!("migrations/0002_tasks.sql") },
+    ],
 };
 
 /// When a commit counts as done.

@@ -2,8 +2,9 @@
 
 use rusqlite::Connection;
 
+use super::commit::tasks as task_writes;
 use super::open::STATE;
-use super::{access, commit, instances, jobs, load, prune};
+use super::{access, commit, instances, jobs, load, prune, tasks};
 use crate::sqlite::schema::Schema;
 
 /// A new database with all migrations.
@@ -25,6 +26,8 @@ fn plan(db: &Connection, sql: &str) -> Vec<String> {
 fn every_hot_query_uses_its_index() {
     const KEY: &str = "INTEGER PRIMARY KEY";
     const REVISION: &str = "job_revision_key";
+    const BOTH_KEYS: &str = "PRIMARY KEY (instance_id=? AND id=?)";
+    const FROM_ID: &str = "PRIMARY KEY (instance_id=? AND id>?)";
     let db = fresh();
     let mut expected: Vec<(&str, &[&str])> = vec![
         (commit::EPOCH, &[KEY]),
@@ -50,6 +53,27 @@ fn every_hot_query_uses_its_index() {
         (prune::PRUNABLE, &["instance_prune"]),
         (prune::FINISHED_JOBS, &["job_deleted", "instance_by_job"]),
         (prune::UNUSED_REVISIONS, &["job_revision_superseded", "instance_by_job", "instance_active"]),
+        (task_writes::INSERT_FANOUT, &[KEY]),
+        (task_writes::UPDATE_FANOUT, &[KEY]),
+        (task_writes::TAKES_TASKS, &["SEARCH instance USING INTEGER", "SEARCH fanout USING INTEGER"]),
+        (task_writes::HAS_ENDED, &[KEY]),
+        (task_writes::UPDATE_TASK, &[BOTH_KEYS]),
+        (task_writes::COPY_TASKS, &["PRIMARY KEY (instance_id=?)"]),
+        (load::FANOUTS_OF_PARTITION, &["instance_active (partition=?)", "SEARCH fanout USING INTEGER"]),
+        (tasks::UNDER_WAY, &["task_under_way (instance_id=?)"]),
+        (tasks::WAITING, &[FROM_ID]),
+        (tasks::RESULTS, &[FROM_ID]),
+        (tasks::BY_ID, &[BOTH_KEYS]),
+        (tasks::FANOUT, &["SEARCH instance USING INTEGER", "SEARCH fanout USING INTEGER"]),
+        (tasks::EXTENT, &["SEARCH instance USING INTEGER", "SEARCH fanout USING INTEGER"]),
+        (tasks::ALL, &[FROM_ID]),
+        (tasks::FRESH, &[FROM_ID]),
+        (tasks::LISTED_UNDER_WAY, &["task_under_way (instance_id=? AND id>?)"]),
+        (tasks::UNSUCCESSFUL, &["task_unsuccessful (instance_id=? AND id>?)"]),
+        (prune::FIRST_TASK_LEFT, &["PRIMARY KEY (instance_id=?)"]),
+        (prune::FIRST_ATTEMPT_LEFT, &["PRIMARY KEY (instance_id=?)"]),
+        (prune::DELETE_TASKS, &["PRIMARY KEY (instance_id=? AND id<?)"]),
+        (prune::DELETE_ATTEMPTS, &["PRIMARY KEY (instance_id=? AND task_id<?)"]),
         // The largest of each table.
         (load::LAST_ID, &["PRIMARY KEY"]),
     ];
@@ -69,7 +93,7 @@ fn every_hot_query_uses_its_index() {
         for index in indexes {
             assert!(steps.iter().any(|step| step.contains(index)), "{index} is not used: {steps:?}\n{sql}");
         }
-        for table in ["instance", "job", "app", "token", "past_attempt"] {
+        for table in ["instance", "job", "app", "token", "past_attempt", "fanout", "task"] {
             // A partial index that holds nothing but what is wanted may be walked from end to end.
             let scans = |step: &&String| {
                 let is_small = ["job_deleted", "job_revision_superseded"].iter().any(|index| step.contains(index));
@@ -81,7 +105,9 @@ fn every_hot_query_uses_its_index() {
     // Newest first without sorting, where history may be long.
     let history = [instances::ALL, instances::OF_APP, instances::OF_JOB, instances::UNSUCCESSFUL];
     let others = [jobs::DUE, jobs::OF_APP, jobs::OF_ALL_APPS, prune::PRUNABLE];
-    for sql in history.into_iter().chain(others) {
+    let of_tasks = [tasks::WAITING, tasks::RESULTS, tasks::ALL, tasks::FRESH];
+    let little = [tasks::UNDER_WAY, tasks::LISTED_UNDER_WAY, tasks::UNSUCCESSFUL];
+    for sql in history.into_iter().chain(others).chain(of_tasks).chain(little) {
         let steps = plan(&db, sql);
         assert!(!steps.iter().any(|step| step.contains("TEMP B-TREE")), "{steps:?}\n{sql}");
     }
@@ -119,6 +145,28 @@ fn updates_of_instances_leave_what_is_frozen() {
         }
     }
     assert!(commit::INSERT_INSTANCE.contains("partition"));
+}
+
+/// What was given with a task never stands in an update, nor does its key.
+#[test]
+fn updates_of_tasks_leave_what_is_frozen() {
+    for column in ["instance_id", "id", "role", "parent", "name", "target_name", "input", "input_type"] {
+        let set = task_writes::UPDATE_TASK.split("WHERE").next().unwrap();
+        assert!(!set.contains(&[" ", column, " ="].concat()), "{column} is written");
+    }
+    assert!(!task_writes::UPDATE_FANOUT.contains("base_id"));
+}
+
+/// A listing reads the beginning of a row only: what may be large comes last in it.
+#[test]
+fn listings_of_tasks_leave_inputs_and_results_alone() {
+    let db = fresh();
+    let mut columns = db.prepare("SELECT name FROM pragma_table_info('task') ORDER BY cid").unwrap();
+    let names: Vec<String> = columns.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    assert_eq!(names[names.len() - 4..], ["input_type", "input", "result_type", "result"]);
+    for sql in [tasks::ALL, tasks::FRESH, tasks::LISTED_UNDER_WAY, tasks::UNSUCCESSFUL] {
+        assert!(!sql.contains("input") && !sql.contains("result"), "{sql}");
+    }
 }
 
 /// SEC-8: values are bound, never spliced into SQL. Only tests may, on fixed words of their own.

@@ -3,6 +3,8 @@
 //! Reading a row has two ways to fail: SQLite cannot give it (an error of the store), or what it gives makes no sense
 //! (this row is unreadable, and others go on). The second is a plain text here.
 
+mod tasks;
+
 use std::sync::Arc;
 
 use pendula_model::app::App;
@@ -11,9 +13,11 @@ use pendula_model::instance::{Instance, InstanceState, Origin, PastAttempt, Payl
 use pendula_model::job::{Job, JobSpec, ScheduleState};
 use pendula_model::token::{Scope, Token};
 use pendula_model::worker::{BootId, WorkerRef};
-use pendula_model::{AppId, InstanceId, JobId, PartitionId, Revision, Timestamp, TokenId};
+use pendula_model::{AppId, InstanceId, JobId, PartitionId, Revision, TaskId, Timestamp, TokenId};
 use rusqlite::Row;
 use rusqlite::types::ValueRef;
+
+pub(super) use self::tasks::*;
 
 /// Why a row could not be understood.
 pub(super) type Unreadable = String;
@@ -58,11 +62,17 @@ impl<'a> Columns<'a> {
         T::try_from(number).or_else(|_| self.refuse(&format!("has {number}, which is out of range")))
     }
 
+    fn opt_small<T: TryFrom<i64>>(&mut self) -> Result<Option<T>, Unreadable> {
+        let Some(number) = self.opt_int()? else { return Ok(None) };
+        let small = T::try_from(number).map(Some);
+        small.or_else(|_| self.refuse(&format!("has {number}, which is out of range")))
+    }
+
     fn time(&mut self) -> Result<Timestamp, Unreadable> {
         self.int().map(Timestamp::from_micros)
     }
 
-    fn opt_time(&mut self) -> Result<Option<Timestamp>, Unreadable> {
+    pub fn opt_time(&mut self) -> Result<Option<Timestamp>, Unreadable> {
         Ok(self.opt_int()?.map(Timestamp::from_micros))
     }
 
@@ -250,6 +260,7 @@ fn payload(columns: &mut Columns<'_>) -> Result<Option<Payload>, Unreadable> {
 pub(super) fn past_attempt(columns: &mut Columns<'_>) -> Result<PastAttempt, Unreadable> {
     Ok(PastAttempt {
         instance: InstanceId(columns.int()?),
+        task: TaskId(columns.small()?),
         attempt: columns.small()?,
         state: columns.word(TaskState::from_code)?,
         worker: columns.opt_worker()?,

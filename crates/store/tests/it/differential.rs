@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use pendula_model::app::App;
 use pendula_model::change::{Change, Gap};
-use pendula_model::instance::{Instance, InstanceState, Origin, PastAttempt, Reason, StopCause, TaskState};
+use pendula_model::instance::{Instance, InstanceState, Origin, PastAttempt, Payload, Reason, StopCause, TaskState};
 use pendula_model::job::{Job, JobSpec, ScheduleState};
 use pendula_model::processor::{Processor, Script};
+use pendula_model::task::{Fanout, Phase, Task, TaskCounts, TaskRole};
 use pendula_model::worker::{BootId, WorkerRef};
-use pendula_model::{AppId, Epoch, InstanceId, JobId, Revision, Timestamp};
+use pendula_model::{AppId, Epoch, InstanceId, JobId, Revision, TaskId, Timestamp};
 use pendula_store::sqlite::{Options, Synchronous};
-use pendula_store::{Batch, InstanceFilter, JobFilter, MemoryStore, SqliteStore, Store, StoreError};
+use pendula_store::{Batch, InstanceFilter, JobFilter, MemoryStore, SqliteStore, Store, StoreError, TaskFilter};
 use proptest::prelude::*;
 
 use crate::rows::{HOME, START};
@@ -95,7 +96,47 @@ fn instance(number: u8, version: u8, state: u8, choice: u8) -> Instance {
     }
 }
 
-fn change((kind, number, a, b, c): Step) -> Change {
+/// Sometimes lawless: counts that do not add up.
+fn fanout(number: u8, version: u8, choice: u8, other: u8) -> Fanout {
+    let instance = InstanceId(id(3, number));
+    let counts = TaskCounts { total: choice.into(), waiting: choice.into(), ..TaskCounts::default() };
+    let counts = TaskCounts { lost: u64::from(choice == 3 && other == 3), ..counts };
+    Fanout {
+        version: version.into(),
+        counts,
+        next_task: TaskId(other.into()),
+        rate_milli: choice.into(),
+        ..Fanout::new(instance, Phase::Main)
+    }
+}
+
+/// What was given with it follows from its number. Sometimes lawless: placed without a worker, or bound elsewhere.
+fn task(number: u8, part: u8, version: u8, state: u8, choice: u8) -> Task {
+    let state = TaskState::ALL[usize::from(state + choice) % TaskState::ALL.len()];
+    let role = TaskRole::ALL[usize::from(part + 1) % TaskRole::ALL.len()];
+    let is_odd = choice == 3 && part == 1;
+    let worker = |name: &str| Some(WorkerRef { name: name.into(), boot: BootId(choice.into()) });
+    let target = if part == 1 { worker(if is_odd { "other" } else { "w" }) } else { None };
+    Task {
+        target,
+        input: (part == 2).then(|| Arc::new(Payload::json("[]"))),
+        state,
+        version: version.into(),
+        attempt: u32::from(state.is_placed()),
+        failures: choice.into(),
+        emitted: choice.into(),
+        worker: if state.is_placed() != is_odd { worker("w") } else { None },
+        ended_at: state.is_ended().then_some(START),
+        result: (choice == 1).then(|| Arc::new(Payload::json("{}"))),
+        ..Task::new(InstanceId(id(3, number)), TaskId(part.into()), role, format!("part {part}").into(), START)
+    }
+}
+
+/// The change of a step. Versions are often those that `stored` waits for, or the rows would hardly ever move.
+fn change(stored: &MemoryStore, (kind, number, a, b, c): Step) -> Change {
+    // Tasks gather in few instances, so that they meet.
+    let number = if (16..26).contains(&kind) { number % 2 } else { number };
+    let next = |version: Option<u32>| version.map_or(1, |version| if c == 3 { c.into() } else { version + 1 });
     let prune_at = START.plus(Duration::from_secs(b.into()));
     match kind {
         0 => Change::AppInserted(app(number % 2, 1)),
@@ -118,11 +159,43 @@ fn change((kind, number, a, b, c): Step) -> Change {
             let prune_at = instance.state.is_ended().then_some(prune_at);
             Change::InstanceInserted { instance, prune_at }
         }
-        13 => Change::InstanceUpdated(Box::new(instance(number, a, b, c))),
-        14 => Change::InstanceEnded { instance: Box::new(instance(number, a, 4 + b, c)), prune_at },
+        13 => {
+            let version = next(stored.instance_sync(InstanceId(id(3, number))).map(|row| row.version));
+            Change::InstanceUpdated(Box::new(Instance { version, ..instance(number, 1, b, c) }))
+        }
+        14 => {
+            let version = next(stored.instance_sync(InstanceId(id(3, number))).map(|row| row.version));
+            let instance = Box::new(Instance { version, ..instance(number, 1, 4 + b, c) });
+            Change::InstanceEnded { instance, prune_at }
+        }
         15 => Change::InstanceQuarantined { id: InstanceId(id(3, number)), at: START, why: "why".to_owned(), prune_at },
+        16 => Change::FanoutInserted(fanout(number, 1, b, c)),
+        17 => {
+            let before = stored.fanout_sync(InstanceId(id(3, number)));
+            Change::FanoutUpdated(Fanout { version: next(before.map(|row| row.version)), ..fanout(number, a, b, c) })
+        }
+        18..=20 => {
+            // Not always in order, and one of four has ended.
+            let new = |part, state: u8| task(number, part, 1, if state == 3 { 3 } else { 0 }, state % 3);
+            Change::TasksInserted(vec![new(a + 4, b), new(a + 4 + b, c)])
+        }
+        21 => {
+            let from = InstanceId(id(3, 3 * a.min(1)));
+            let mut count = 0;
+            stored.for_each_task(|task| {
+                let is_meant = task.instance == from && task.role.is_counted() && task.state != TaskState::Succeeded;
+                count += u64::from(is_meant);
+            });
+            Change::TasksCopied { from, to: InstanceId(id(3, number)), at: START, count: count + u64::from(c == 3) }
+        }
+        22..=25 => {
+            let before = stored.task_sync(InstanceId(id(3, number)), TaskId(a.into()));
+            let version = next(before.map(|row| row.version));
+            Change::TaskUpdated(Box::new(Task { version, ..task(number, a, 1, b, c) }))
+        }
         _ => Change::AttemptEnded(PastAttempt {
             instance: InstanceId(id(3, number)),
+            task: TaskId(b.into()),
             attempt: u32::from(a) + 1,
             state: TaskState::Failed,
             worker: None,
@@ -159,7 +232,21 @@ async fn dump(store: &dyn Store) -> String {
         text += &format!("{:?}\n", store.job_gaps(job, 100).await.unwrap());
     }
     for instance in instances {
-        text += &format!("{instance:?}\n{:?}\n", store.past_attempts(instance.id).await.unwrap());
+        let id = instance.id;
+        text += &format!("{instance:?}\n{:?}\n", store.fanout(id).await.unwrap());
+        text += &format!("{:?}\n", store.tasks_waiting(id, TaskId(1), 2, 1).await.unwrap());
+        text += &format!("{:?}\n", store.task_results(id, TaskId::ROOT, 2, 100).await.unwrap());
+        for states in [vec![], vec![TaskState::Waiting], vec![TaskState::Stopped, TaskState::Failed]] {
+            let filter = TaskFilter { instance: id, states, name_contains: None, from: TaskId::ROOT, limit: 4 };
+            let page = store.tasks(filter).await.unwrap();
+            text += &format!("{page:?}\n");
+            for task in page.items {
+                text += &format!("{:?}\n", store.task(id, task.id).await.unwrap());
+            }
+        }
+        for task in (0..4).map(TaskId) {
+            text += &format!("{:?}\n", store.past_attempts(id, task).await.unwrap());
+        }
     }
     text
 }
@@ -177,11 +264,23 @@ async fn compare(batches: Vec<(bool, Vec<Step>)>) {
             Change::AppInserted(app(1, 1)),
             Change::JobInserted(job(0, 1, 0, 0)),
             Change::JobInserted(job(1, 1, 1, 0)),
+            Change::InstanceInserted { instance: Box::new(instance(0, 1, 0, 0)), prune_at: None },
+            Change::InstanceInserted { instance: Box::new(instance(1, 1, 0, 0)), prune_at: None },
+            Change::FanoutInserted(fanout(0, 1, 0, 0)),
+            Change::FanoutInserted(fanout(1, 1, 0, 0)),
+            Change::TasksInserted((0..4).map(|part| task(1, part, 1, 0, 0)).collect()),
+            // One that others can repeat.
+            Change::InstanceInserted { instance: Box::new(instance(3, 1, 0, 0)), prune_at: None },
+            Change::FanoutInserted(fanout(3, 1, 0, 0)),
+            Change::TasksInserted((0..4).map(|part| task(3, part, 1, 0, 0)).collect()),
+            Change::TaskUpdated(Box::new(task(3, 2, 2, 3, 0))),
+            Change::TaskUpdated(Box::new(task(3, 3, 2, 4, 0))),
+            Change::InstanceEnded { instance: Box::new(instance(3, 2, 4, 0)), prune_at: Timestamp::MAX },
         ];
         store.commit(Batch { partition: HOME, epoch, changes }).await.unwrap();
     }
     for (prunes, steps) in batches {
-        let changes: Vec<_> = steps.into_iter().map(change).collect();
+        let changes: Vec<_> = steps.into_iter().map(|step| change(&memory, step)).collect();
         let batch = Batch { partition: HOME, epoch, changes };
         let shown = format!("{batch:?}");
         let theirs = outcome(memory.commit(batch.clone()).await);
@@ -200,7 +299,7 @@ proptest! {
     #[test]
     fn both_stores_agree(
         batches in prop::collection::vec(
-            (prop::bool::weighted(0.1), prop::collection::vec((0..17_u8, 0..6_u8, 0..4_u8, 0..4_u8, 0..4_u8), 1..4)),
+            (prop::bool::weighted(0.1), prop::collection::vec((0..27_u8, 0..6_u8, 0..4_u8, 0..4_u8, 0..4_u8), 1..3)),
             1..60,
         )
     ) {

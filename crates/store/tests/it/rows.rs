@@ -6,11 +6,12 @@ use std::sync::Arc;
 use pendula_model::app::App;
 use pendula_model::change::Change;
 use pendula_model::id::IdSequence;
-use pendula_model::instance::{Instance, InstanceState, Origin};
+use pendula_model::instance::{Instance, InstanceState, Origin, Payload, TaskState};
 use pendula_model::job::{Job, JobSpec, ScheduleState};
 use pendula_model::processor::{Processor, Script};
+use pendula_model::task::{Fanout, Phase, Task, TaskCounts, TaskRole};
 use pendula_model::worker::{BootId, WorkerRef};
-use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, Timestamp};
+use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, TaskId, Timestamp};
 use pendula_store::sqlite::Options;
 use pendula_store::{Batch, SqliteStore, Store, StoreError};
 
@@ -116,6 +117,28 @@ impl Owner {
             message: Some("m".into()),
             result: None,
         }
+    }
+}
+
+impl Owner {
+    /// Stores an instance with three tasks: one that runs between two that wait.
+    pub async fn with_tasks(&self, store: &dyn Store, instance: &Instance) -> Vec<Task> {
+        let task = |number: u64| Task {
+            input: Some(Arc::new(Payload::json("[]"))),
+            ..Task::new(instance.id, TaskId(number), TaskRole::Sub, "part".into(), START)
+        };
+        let worker = Some(WorkerRef { name: "w".into(), boot: BootId(1) });
+        let running = Task { state: TaskState::Running, attempt: 1, worker, ..task(1) };
+        let tasks = vec![task(0), running, task(2)];
+        let fanout = Fanout {
+            counts: TaskCounts { total: 3, waiting: 2, running: 1, ..TaskCounts::default() },
+            next_task: TaskId(3),
+            targets: Some("{}".into()),
+            ..Fanout::new(instance.id, Phase::Main)
+        };
+        let changes = vec![inserted(instance), Change::FanoutInserted(fanout), Change::TasksInserted(tasks.clone())];
+        self.commit(store, changes).await.expect("a new instance with tasks");
+        tasks
     }
 }
 

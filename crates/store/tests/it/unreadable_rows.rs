@@ -2,8 +2,9 @@
 
 use pendula_model::change::Change;
 use pendula_model::instance::{InstanceState, Reason};
-use pendula_model::{JobId, Timestamp};
-use pendula_store::{InstanceFilter, JobFilter, Store, StoreError};
+use pendula_model::task::Task;
+use pendula_model::{JobId, TaskId, Timestamp};
+use pendula_store::{InstanceFilter, JobFilter, Store, StoreError, TaskFilter};
 
 use crate::rows::{HOME, Owner, START, behind, inserted, open};
 
@@ -30,6 +31,7 @@ const DAMAGES: &[(&str, &str)] = &[
     ("placement = 'not json'", "placement"),
     ("worker_name = NULL", "worker"),
     ("worker_boot = NULL", "worker"),
+    ("worker_name = NULL, worker_boot = NULL", "worker"),
     ("result = x'00'", "result"),
     ("result_type = 'text/plain'", "result"),
     ("message = CAST(x'ff' AS TEXT)", "message"),
@@ -130,4 +132,116 @@ async fn a_broken_definition_blocks_no_other_job() {
     assert!(!unreadable.iter().any(|line| line.starts_with(&format!("job {}", repaired.id))), "{unreadable:?}");
     assert_eq!(store.partition_load(HOME).await.unwrap().broken, []);
     assert_eq!(store.job_by_id(JobId(1)).await.unwrap(), None);
+}
+
+/// Damages of a running task or of the counts, and a word that the explanation has.
+const DAMAGES_OF_TASKS: &[(&str, &str, &str)] = &[
+    ("task", "role = 0", "role"),
+    ("task", "state = 77", "state"),
+    ("task", "version = -1", "version"),
+    ("task", "attempt = 0", "attempt"),
+    ("task", "failures = 1 << 40", "failures"),
+    ("task", "losses = -1", "losses"),
+    ("task", "emitted = -1", "emitted"),
+    ("task", "parent = -1", "parent"),
+    ("task", "ended_at = 1", "end"),
+    ("task", "worker_name = NULL, worker_boot = NULL", "worker"),
+    ("task", "worker_boot = NULL", "worker"),
+    ("task", "target_name = 'w'", "target"),
+    ("task", "placement = 'not json'", "placement"),
+    ("task", "name = CAST(x'ff' AS TEXT)", "name"),
+    ("task", "message = CAST(x'ff' AS TEXT)", "message"),
+    ("task", "reason = CAST(x'ff' AS TEXT)", "reason"),
+    ("task", "input = NULL", "input"),
+    ("task", "result = x'00'", "result"),
+    ("fanout", "phase = 4", "phase"),
+    ("fanout", "version = 1 << 32", "version"),
+    ("fanout", "waiting = -1", "waiting"),
+    ("fanout", "total = 7", "add up"),
+    ("fanout", "next_task = 1, next_waiting = 2", "exist"),
+    ("fanout", "targets = '{'", "targets"),
+    ("fanout", "rate_milli = -1", "rate_milli"),
+];
+
+#[tokio::test]
+async fn a_broken_task_takes_its_instance_along_and_nobody_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let mut owner = Owner::new(&store).await;
+    let job = owner.job(&store, "job").await;
+    let healthy = owner.running(&job);
+    let healthy_tasks = owner.with_tasks(&store, &healthy).await;
+    for (table, damage, word) in DAMAGES_OF_TASKS {
+        let victim = owner.running(&job);
+        let tasks = owner.with_tasks(&store, &victim).await;
+        let row = if *table == "task" { "AND id = 1" } else { "" };
+        let sql = format!("UPDATE {table} SET {damage} WHERE instance_id = {} {row}", victim.id);
+        assert_eq!(behind(directory.path()).execute(&sql, []).unwrap(), 1);
+
+        // A state that means nothing is not found by the index of what is under way; who reads the task is told.
+        let is_found = *damage != "state = 77";
+        let snapshot = store.partition_load(HOME).await.unwrap();
+        if is_found {
+            assert_eq!(snapshot.instances, std::slice::from_ref(&healthy), "{damage}");
+            assert_eq!(snapshot.fanouts.len(), 1, "{damage}");
+            assert_eq!(snapshot.tasks, healthy_tasks[1..2], "{damage}");
+            let [(id, why)] = &snapshot.broken[..] else { panic!("{damage}: {:?}", snapshot.broken) };
+            assert_eq!(*id, victim.id);
+            assert!(why.contains(word), "{damage}: {why}");
+        }
+        let listed =
+            TaskFilter { instance: victim.id, states: Vec::new(), name_contains: None, from: TaskId::ROOT, limit: 2 };
+        let page = store.tasks(listed.clone()).await.unwrap();
+        // Left out, or with what can be read of it; its neighbours are there.
+        assert_eq!((page.items.len(), page.items[0].id), (2, tasks[0].id), "{damage}");
+
+        let read = match *table {
+            "task" => store.task(victim.id, TaskId(1)).await.map(drop),
+            _ => store.fanout(victim.id).await.map(drop),
+        };
+        if let Err(error) = read {
+            assert!(matches!(error, StoreError::Corrupt { .. }), "{damage}: {error:?}");
+            let unreadable = store.status().await.unwrap().unreadable;
+            let name = if *table == "task" { format!("task {}/1: ", victim.id) } else { victim.id.to_string() };
+            assert!(unreadable.iter().any(|line| line.contains(&name) && line.contains(word)), "{unreadable:?}");
+        }
+
+        // Set aside, it shows again what can be read of it, and no counts that cannot.
+        let why = format!("{damage} was found");
+        let quarantine = Change::InstanceQuarantined { id: victim.id, at: START, why, prune_at: START };
+        owner.commit(&store, vec![quarantine]).await.unwrap();
+        let snapshot = store.partition_load(HOME).await.unwrap();
+        assert_eq!((snapshot.instances.len(), snapshot.broken.len()), (1, 0), "{damage}");
+        store.fanout(victim.id).await.unwrap();
+        let page = store.tasks(listed).await.unwrap();
+        let stopped = |task: &Task| task.state.is_ended() && task.reason == Some(Reason::INSTANCE_ENDED);
+        assert!(stopped(&page.items[0]), "{damage}");
+        // Until it is forgotten, with all that was in it.
+        assert_eq!(store.prune(START, 1).await.unwrap().len(), 1, "{damage}");
+        let unreadable = store.status().await.unwrap().unreadable;
+        assert_eq!(unreadable, Vec::<String>::new(), "{damage}");
+    }
+    assert_eq!(store.tasks_waiting(healthy.id, TaskId::ROOT, 1, 9).await.unwrap(), healthy_tasks[..1]);
+}
+
+/// What waits for its turn is skipped when it cannot be read, and told.
+#[tokio::test]
+async fn a_broken_task_that_waits_holds_up_no_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let mut owner = Owner::new(&store).await;
+    let job = owner.job(&store, "job").await;
+    let instance = owner.running(&job);
+    let tasks = owner.with_tasks(&store, &instance).await;
+    let sql = format!("UPDATE task SET name = CAST(x'ff' AS TEXT) WHERE instance_id = {} AND id = 0", instance.id);
+    assert_eq!(behind(directory.path()).execute(&sql, []).unwrap(), 1);
+    let waiting = store.tasks_waiting(instance.id, TaskId::ROOT, 1, usize::MAX).await.unwrap();
+    assert_eq!(waiting, [tasks[2].clone()]);
+    let unreadable = store.status().await.unwrap().unreadable;
+    assert!(unreadable[0].starts_with(&format!("task {}/0: ", instance.id)), "{unreadable:?}");
+    // Once repaired, it is there again and told no more.
+    let sql = format!("UPDATE task SET name = 'part' WHERE instance_id = {} AND id = 0", instance.id);
+    assert_eq!(behind(directory.path()).execute(&sql, []).unwrap(), 1);
+    assert_eq!(store.status().await.unwrap().unreadable, Vec::<String>::new());
+    assert_eq!(store.tasks_waiting(instance.id, TaskId::ROOT, 1, usize::MAX).await.unwrap(), [tasks[0].clone()]);
 }

@@ -14,7 +14,7 @@ pub async fn measure(count: usize) -> anyhow::Result<Vec<Measure>> {
     rig.client.job_create(APP, &handler_job("drain", "noop")).await?;
     submit_bulk(&rig, "drain", count).await?;
     let server_before = rig.server().cpu_seconds()?;
-    let worker = rig.noop_worker(SLOTS)?;
+    let worker = rig.noop_worker("bench-worker", SLOTS)?;
     // From the first sign of progress, so that the start of a process is not measured.
     let mut left = count as u64;
     while left == count as u64 {

@@ -3,6 +3,7 @@
 pub mod drain;
 pub mod latency;
 pub mod lateness;
+pub mod map;
 pub mod startup;
 pub mod storm;
 pub mod submit;

@@ -20,6 +20,7 @@ async fn path_in_demo(site: &Site, route: &RouteInfo) -> String {
         .replace("{app}", "demo")
         .replace("{job}", "there")
         .replace("{id}", &instance)
+        .replace("{task}", "0")
         .replace("{worker}", "w1")
         .replace("{token}", "1")
 }

@@ -42,10 +42,19 @@ async fn follow(
     site: &Site,
     instance: InstanceId,
     last_id: Option<&str>,
+    enough: impl FnMut(&LogEvent) -> bool,
+) -> Vec<(String, LogEvent)> {
+    follow_at(site, &format!("/api/v1/instances/{instance}/logs?follow=true"), last_id, enough).await
+}
+
+/// The same, of any stream.
+pub(super) async fn follow_at(
+    site: &Site,
+    path: &str,
+    last_id: Option<&str>,
     mut enough: impl FnMut(&LogEvent) -> bool,
 ) -> Vec<(String, LogEvent)> {
-    let mut request = request(Method::GET, &format!("/api/v1/instances/{instance}/logs?follow=true"))
-        .header(header::AUTHORIZATION, format!("Bearer {}", site.token));
+    let mut request = request(Method::GET, path).header(header::AUTHORIZATION, format!("Bearer {}", site.token));
     if let Some(id) = last_id {
         request = request.header("last-event-id", id);
     }

@@ -1,0 +1,153 @@
+//! A network that can be broken: a TCP proxy between a worker and its server.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    ToServer,
+    ToWorker,
+}
+
+/// Carries connections to a port of this machine, until it is told otherwise.
+pub struct Proxy {
+    port: u16,
+    network: Arc<Network>,
+    accepting: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Network {
+    lines: Mutex<Vec<Arc<Line>>>,
+    is_unplugged: AtomicBool,
+    refused: AtomicU64,
+}
+
+/// One connection. What swallowed a byte carries nothing more that way: the rest would make no sense to the receiver.
+#[derive(Default)]
+struct Line {
+    swallows: [AtomicBool; 2],
+    swallowed: [AtomicU64; 2],
+    cut: CancellationToken,
+}
+
+impl Proxy {
+    /// Between its own port and `port`.
+    pub async fn start(port: u16) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let own = listener.local_addr().expect("it is bound").port();
+        let network = Arc::<Network>::default();
+        let accepting = tokio::spawn(accept(listener, port, network.clone()));
+        Proxy { port: own, network, accepting }
+    }
+
+    /// What a worker dials.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// From now on everything that open connections send this way vanishes. The sender cannot see it: its system is told
+    /// that all arrived.
+    pub fn swallow(&self, way: Way) {
+        self.network.each(|line| line.swallows[way as usize].store(true, Ordering::SeqCst));
+    }
+
+    /// How many bytes have vanished this way, on connections that are open.
+    pub fn swallowed(&self, way: Way) -> u64 {
+        let mut bytes = 0;
+        self.network.each(|line| bytes += line.swallowed[way as usize].load(Ordering::SeqCst));
+        bytes
+    }
+
+    /// Pulls the cable: open connections carry nothing either way and nobody is told; new ones are not made.
+    pub fn unplug(&self) {
+        self.network.is_unplugged.store(true, Ordering::SeqCst);
+        self.swallow(Way::ToServer);
+        self.swallow(Way::ToWorker);
+    }
+
+    /// Puts it back: new connections are made; what was open stays silent.
+    pub fn plug_in(&self) {
+        self.network.is_unplugged.store(false, Ordering::SeqCst);
+    }
+
+    /// How often somebody dialled in vain.
+    pub fn refused(&self) -> u64 {
+        self.network.refused.load(Ordering::SeqCst)
+    }
+
+    /// Ends all open connections, for both sides to see; new ones carry everything.
+    pub fn cut(&self) {
+        self.network.each(|line| line.cut.cancel());
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Network {
+    fn each(&self, mut act: impl FnMut(&Line)) {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.retain(|line| !line.cut.is_cancelled());
+        lines.iter().for_each(|line| act(line));
+    }
+}
+
+async fn accept(listener: TcpListener, port: u16, network: Arc<Network>) {
+    // Ends with this future, and all lines with it.
+    let mut carrying = JoinSet::new();
+    loop {
+        let Ok((worker, _)) = listener.accept().await else { continue };
+        if network.is_unplugged.load(Ordering::SeqCst) {
+            network.refused.fetch_add(1, Ordering::SeqCst);
+            continue;
+        }
+        let line = Arc::<Line>::default();
+        network.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line.clone());
+        carrying.spawn(async move {
+            // When the server is away, the worker sees its connection end, as it would without us.
+            let _ = carry(worker, port, &line).await;
+            line.cut.cancel();
+        });
+        while carrying.try_join_next().is_some() {}
+    }
+}
+
+async fn carry(worker: TcpStream, port: u16, line: &Line) -> io::Result<()> {
+    let server = TcpStream::connect(("127.0.0.1", port)).await?;
+    worker.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let (from_worker, to_worker) = worker.into_split();
+    let (from_server, to_server) = server.into_split();
+    tokio::select! {
+        ended = pump(from_worker, to_server, line, Way::ToServer) => ended,
+        ended = pump(from_server, to_worker, line, Way::ToWorker) => ended,
+        () = line.cut.cancelled() => Ok(()),
+    }
+}
+
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: &Line, way: Way) -> io::Result<()> {
+    let mut buffer = vec![0; 64 * 1024];
+    let swallows = || line.swallows[way as usize].load(Ordering::SeqCst);
+    loop {
+        let read = from.read(&mut buffer).await.unwrap_or(0);
+        match read {
+            // The end is news too.
+            0 if swallows() => return std::future::pending().await,
+            0 => return Ok(()),
+            read if swallows() => drop(line.swallowed[way as usize].fetch_add(read as u64, Ordering::SeqCst)),
+            read => to.write_all(&buffer[..read]).await?,
+        }
+    }
+}
