@@ -52,7 +52,8 @@ pub enum Change {
     /// New tasks of one instance, in order of id, none of them ended. Their ids are new.
     TasksInserted(Vec<Task>),
     /// The tasks of `from` that did not succeed, again for `to`: with their ids, names, inputs and targets, waiting, due
-    /// `at`, as if never tried. `count` of them, or the change is refused.
+    /// `at`, as if never tried, but for how many sub-tasks they emitted: those are there already. `count` of them, or the
+    /// change is refused.
     TasksCopied { from: InstanceId, to: InstanceId, at: Timestamp, count: u64 },
     /// A task moved; expects `version - 1`. Does not touch what was given with it (role, parent, name, input), nor
     /// `target` unless it was bound to another process of the same worker. It may have ended before only if it has

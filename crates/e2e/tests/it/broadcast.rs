@@ -88,11 +88,7 @@ async fn s2_1_a_killed_target_is_lost_and_the_policy_decides() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s2_5_retries_stay_on_the_worker_that_failed() {
     let mut fleet = Fleet::start(&["w1", "w2", "w3"]).await;
-    let script = format!(
-        "{}[ $E2E_WORKER != w1 ] || exit 1\n{}",
-        fleet.effects.begin(),
-        fleet.effects.gate("go")
-    );
+    let script = format!("{}[ $E2E_WORKER != w1 ] || exit 1\n{}", fleet.effects.begin(), fleet.effects.gate("go"));
     let retry = Retry { attempts: 3, backoff: Backoff::Fixed(Duration::from_millis(300)), ..Retry::default() };
     let job = JobSpec { retry, ..broadcast("stubborn", &script, Broadcast::default()) };
     let id = fleet.run(&job).await;
@@ -208,7 +204,8 @@ async fn s2_12_no_worker_and_all_targets_lost_have_names() {
     assert_eq!(fleet.effects.per_worker(id), once_each(&["w1", "w2"]));
     assert_eq!(fleet.effects.begun(nobody), [], "what had no worker never ran");
     for job in ["alone", "doomed"] {
-        let filter = InstanceFilter { job: Some(job.to_owned()), app: Some(fleet.app().to_owned()), ..Default::default() };
+        let filter =
+            InstanceFilter { job: Some(job.to_owned()), app: Some(fleet.app().to_owned()), ..Default::default() };
         let page = fleet.client.instance_list(&filter).await.expect("listing works");
         assert_eq!(page.items.len(), 1, "nothing was made in its place");
     }
@@ -280,9 +277,7 @@ async fn o_7_a_stopped_broadcast_leaves_no_process_on_any_worker() {
     let view = fleet.ended(late, SOON).await;
     assert_eq!(verdict(&view), (InstanceState::Failed, Some("tasks_failed")), "{view:?}");
     assert_eq!(marked(&late_mark), Vec::<i32>::new());
-    for (id, state, reason) in
-        [(stopped, TaskState::Stopped, "instance_ended"), (late, TaskState::Failed, "timeout")]
-    {
+    for (id, state, reason) in [(stopped, TaskState::Stopped, "instance_ended"), (late, TaskState::Failed, "timeout")] {
         for task in fleet.tasks(id).await {
             assert_eq!((task.state, task.reason.as_deref()), (state, Some(reason)), "{task:?}");
         }

@@ -50,8 +50,12 @@ async fn s2_9_wrong_and_jumping_clocks_of_workers_have_no_effect() {
     let names = workers.map(|(name, ..)| name);
     fleet.connected(&names).await;
     // 13 s of the monotonic clock: longer than the 10 s of silence after which either side gives the other up.
-    let script = format!("{}date +%s > {}/clock-$E2E_WORKER\nsleep 13\n{}",
-        fleet.effects.begin(), fleet.effects.path("").display(), fleet.effects.end());
+    let script = format!(
+        "{}date +%s > {}/clock-$E2E_WORKER\nsleep 13\n{}",
+        fleet.effects.begin(),
+        fleet.effects.path("").display(),
+        fleet.effects.end()
+    );
     let task_timeout = Some(Duration::from_secs(60));
     let before = now();
     let id = fleet.run(&broadcast("long", &script, Broadcast { task_timeout, ..Broadcast::default() })).await;

@@ -1,7 +1,6 @@
 //! A thousand workers that come back at once, and a server that works for long: neither takes more and more of the machine.
 
 use std::collections::BTreeSet;
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -136,9 +135,12 @@ async fn o_14_memory_threads_and_descriptors_stay_flat() {
     let server = Server::start_with(&["--set", "database_cache=1MiB"]).await;
     let token = server.app(APP).await;
     let client = server.client();
-    let noop = |command: &mut Command| drop(command.args(["--processors", "shell,noop"]));
     let (url, directory) = (server.url(), server.directory().to_owned());
-    let workers = ["w1", "w2"].map(|name| ShellWorker::start_with(&url, APP, &token, name, &directory, noop));
+    let workers = ["w1", "w2"].map(|name| {
+        ShellWorker::start_with(&url, APP, &token, name, &directory, |command| {
+            command.args(["--processors", "shell,noop"]);
+        })
+    });
     all_connected(&client, 2).await;
     let map = JobSpec {
         params: json!({ "tasks": 1000 }).as_object().expect("an object").clone(),
@@ -151,9 +153,8 @@ async fn o_14_memory_threads_and_descriptors_stay_flat() {
     };
     client.job_create(APP, &script).await.expect("the job is valid");
 
-    let sample = || -> [Footprint; 3] {
-        [footprint(server.pid()), footprint(workers[0].pid()), footprint(workers[1].pid())]
-    };
+    let sample =
+        || -> [Footprint; 3] { [footprint(server.pid()), footprint(workers[0].pid()), footprint(workers[1].pid())] };
     let begun = Instant::now();
     let (mut rounds, mut warm) = (0, None);
     while begun.elapsed() < soak() {

@@ -3,7 +3,6 @@
 mod arrows;
 mod broadcast;
 mod clocks;
-mod crew;
 mod frozen;
 mod herd;
 mod install;

@@ -90,10 +90,8 @@ async fn o_13_a_large_map_outlives_one_of_its_workers() {
     let client = server.client();
     let mut victim = Mapper::start(&server, &token, "victim");
     let survivor = Mapper::start(&server, &token, "survivor");
-    eventually("both are connected", SOON, || async {
-        (client.worker_list(APP).await.ok()?.len() == 2).then_some(())
-    })
-    .await;
+    eventually("both are connected", SOON, || async { (client.worker_list(APP).await.ok()?.len() == 2).then_some(()) })
+        .await;
     let begun = Instant::now();
     let id = run(&client, &map_reduce("tree", json!({ "widths": WIDTHS }))).await;
     eventually("half of it has ended", AFTER_A_LOSS, || async {
@@ -119,10 +117,11 @@ async fn o_13_a_large_map_outlives_one_of_its_workers() {
         assert!(attempts.insert((task, attempt)), "attempt {attempt} at task {task} ran twice");
         *runs.entry((role, task)).or_default() += 1;
     }
-    let of = |role: &str| runs.iter().filter(move |((of, _), _)| of == role).map(|(_, count)| *count);
-    assert_eq!(of("sub").count() as u64, TASKS, "everything ran at least once");
-    assert_eq!(of("reduce").collect::<Vec<_>>(), [1], "the reduce started once");
-    let again = of("sub").sum::<u64>() - TASKS;
+    let of =
+        |role: &str| -> Vec<u64> { runs.iter().filter(|((of, _), _)| of == role).map(|(_, count)| *count).collect() };
+    assert_eq!(of("sub").len() as u64, TASKS, "everything ran at least once");
+    assert_eq!(of("reduce"), [1], "the reduce started once");
+    let again = of("sub").iter().sum::<u64>() - TASKS;
     assert!(again <= TASKS / 100, "{again} of {TASKS} tasks ran again");
 }
 
@@ -169,7 +168,11 @@ async fn large(task: Task) -> Result<Output, Failure> {
             while let Some(result) = results.next().await? {
                 let payload = result.result.map(|payload| payload.bytes);
                 let is_whole = payload.as_ref().is_none_or(|bytes| *bytes == pattern(bytes.len()));
-                sizes.push((payload.map(|bytes| bytes.len()), is_whole, result.reason.map(|reason| reason.to_string())));
+                sizes.push((
+                    payload.map(|bytes| bytes.len()),
+                    is_whole,
+                    result.reason.map(|reason| reason.to_string()),
+                ));
             }
             Output::json(&sizes)
         }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use pendula_e2e::fleet::{Fleet, SOON, broadcast};
 use pendula_e2e::process::eventually;
 use pendula_e2e::proxy::{Proxy, Way};
-use pendula_model::{InstanceId, Timestamp};
 use pendula_model::instance::{InstanceState, TaskState};
 use pendula_model::mode::Broadcast;
+use pendula_model::{InstanceId, Timestamp};
 
 /// Bytes of a result that make a report larger than anything else that a worker says unasked.
 const MUCH: u64 = 4_000;
@@ -42,10 +42,8 @@ impl Broken {
     }
 
     async fn until_swallowed(&self, way: Way, bytes: u64) {
-        eventually("the message is swallowed", SOON, || async {
-            (self.proxy.swallowed(way) >= bytes).then_some(())
-        })
-        .await;
+        eventually("the message is swallowed", SOON, || async { (self.proxy.swallowed(way) >= bytes).then_some(()) })
+            .await;
     }
 
     /// Since when the worker behind the proxy is connected.
@@ -124,10 +122,8 @@ async fn s2_2_a_swallowed_acknowledgement_changes_nothing() {
     let session = broken.session().await;
     broken.proxy.cut();
     // It is back, with the end in hand, and is told to forget it.
-    eventually("the worker is back", SOON, || async {
-        broken.session().await.filter(|since| Some(*since) != session)
-    })
-    .await;
+    eventually("the worker is back", SOON, || async { broken.session().await.filter(|since| Some(*since) != session) })
+        .await;
     broken.verify_next().await;
     broken.verify(id).await;
     let after = broken.fleet.client.instance_fetch(id).await.expect("it exists");

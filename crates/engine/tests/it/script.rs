@@ -303,6 +303,7 @@ impl Script {
                     .map(|task| Task {
                         input: task.input.clone(),
                         parent: task.parent,
+                        emitted: task.emitted,
                         target: task.target.clone(),
                         ..Task::new(*to, task.id, task.role, task.name.clone(), *at)
                     })

@@ -58,7 +58,7 @@ fn a_clock_jump_that_nobody_tells_loses_work() {
     let clocks = profile_named("clocks").expect("a mix in which clocks jump");
     let faults = &[(Fault::Crash, 1), (Fault::ClockForward, 2)];
     let profile = Profile { fault_every: Duration::from_secs(1), faults, ..clocks.clone() };
-    let broken = (0..400).find(|seed| {
+    let broken = (0..3000).find(|seed| {
         let violation = live(*seed, &profile, Some(Breakage::ClockJumpsUntold), false).violation;
         violation.is_some_and(|violation| violation.law == "no_needless_loss")
     });

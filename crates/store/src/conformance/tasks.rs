@@ -529,6 +529,7 @@ pub async fn unsuccessful_tasks_are_copied_whole(store: Arc<dyn Store>) {
     world.commit(vec![copy(8)]).await;
     let repeated = |task: &Task| Task {
         parent: task.parent,
+        emitted: task.emitted,
         input: task.input.clone(),
         target: task.target.clone(),
         ..Task::new(again.id, task.id, task.role, task.name.clone(), at(99))

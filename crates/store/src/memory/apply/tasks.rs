@@ -65,6 +65,8 @@ pub(super) fn copy(
     let unsuccessful = |task: &&Task| task.role.is_counted() && task.state != TaskState::Succeeded;
     let again = |task: &Task| Task {
         parent: task.parent,
+        // What it emitted is there already, in the one or in the other.
+        emitted: task.emitted,
         input: task.input.clone(),
         target: task.target.clone(),
         ..Task::new(to, task.id, task.role, task.name.clone(), at)

@@ -138,7 +138,7 @@ pub(super) fn insert_tasks(db: &Connection, tasks: &[Task]) -> Result<(), StoreE
 pub(in crate::sqlite) const COPY_TASKS: &str = "
     INSERT INTO task (instance_id, id, role, state, version, attempt, failures, losses, emitted, due_at, parent,
                       target_boot, target_name, name, input_type, input)
-    SELECT ?2, id, role, 1, 1, 0, 0, 0, 0, ?3, parent, target_boot, target_name, name, input_type, input
+    SELECT ?2, id, role, 1, 1, 0, 0, 0, emitted, ?3, parent, target_boot, target_name, name, input_type, input
     FROM task WHERE instance_id = ?1 AND state <> 5 AND role BETWEEN 2 AND 4 ORDER BY id";
 
 pub(super) fn copy_tasks(
