@@ -58,7 +58,7 @@ async fn s2_1_a_killed_target_is_lost_and_the_policy_decides() {
     for (_, id, _) in &ids {
         fleet.begun(*id, &["w1", "w2", "w3"]).await;
     }
-    fleet.worker("w3").kill();
+    fleet.worker("w3").kill_with_scripts().await;
     fleet.effects.open("go");
 
     for (name, id, succeeds) in ids {

@@ -48,7 +48,7 @@ async fn s2_11_shards_of_a_killed_worker_move_and_cover_every_key_once() {
     let of_the_third: Vec<u64> =
         fleet.effects.begun(id).into_iter().filter(|run| run.worker == "w3").map(|run| run.task).collect();
     assert!(of_the_third.len() >= 2, "three workers share eight shards: {of_the_third:?}");
-    fleet.worker("w3").kill();
+    fleet.worker("w3").kill_with_scripts().await;
     fleet.effects.open("go");
 
     let view = fleet.ended(id, AFTER_A_LOSS).await;
