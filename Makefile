@@ -23,10 +23,12 @@ bench: prepare ## Measure this machine: prints a table (ARGS=--quick for a short
 	cargo build --release --locked --bin pendula
 	target/release/pendula bench $(ARGS)
 
-soak: prepare ## The long tests: crashes under load, many seeds (SIM_SEEDS, KILLS)
+soak: prepare ## The long tests: crashes under load, many seeds, flat memory (SIM_SEEDS, KILLS, SOAK_SECONDS)
 	cargo build --release --locked --bin pendula
 	SIM_SEEDS=$${SIM_SEEDS:-200000} cargo test --locked --release -p pendula-sim
 	PENDULA_BIN=$(CURDIR)/target/release/pendula KILLS=$${KILLS:-100} cargo test --locked -p pendula-e2e -- --nocapture kill
+	PENDULA_BIN=$(CURDIR)/target/release/pendula FREEZE_SECONDS=$${FREEZE_SECONDS:-90} SOAK_SECONDS=$${SOAK_SECONDS:-600} \
+		cargo test --locked -p pendula-e2e -- --nocapture s2_3 o_14
 
 crontab-check: prepare ## Import the crontabs that Debian packages ship (installs a few, as root)
 	cargo build --release --locked --bin pendula

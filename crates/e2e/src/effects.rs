@@ -15,8 +15,8 @@ pub struct Execution {
     pub attempt: u32,
 }
 
-/// A directory in which scripts of [`ShellWorker`](crate::ShellWorker)s write down what they do, and wait for what the test
-/// lets them do.
+/// A directory in which scripts of [`ShellWorker`](crate::ShellWorker)s write down what they do, and wait for what the
+/// test lets them do.
 pub struct Effects {
     directory: PathBuf,
 }

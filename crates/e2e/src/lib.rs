@@ -1,5 +1,5 @@
-//! A harness for tests with real processes: servers and workers that can be killed, networks that can be broken, and what
-//! they leave behind.
+//! A harness for tests with real processes: servers and workers that can be killed, networks that can be broken, and
+//! what they leave behind.
 
 pub mod binary;
 pub mod effects;

@@ -54,8 +54,8 @@ impl Proxy {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// From now on everything that open connections send this way vanishes. The sender cannot see it: its system is told
-    /// that all arrived.
+    /// From now on everything that open connections send this way vanishes. The sender cannot see it: its system is
+    /// told that all arrived.
     pub fn swallow(&self, way: Way) {
         self.network.each(|line| line.swallows[way as usize].store(true, Ordering::SeqCst));
     }

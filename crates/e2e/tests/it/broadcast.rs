@@ -26,8 +26,8 @@ fn verdict(view: &InstanceView) -> (InstanceState, Option<&str>) {
     (view.state, view.reason.as_deref())
 }
 
-/// Three workers, one of them killed in the middle: the others run once, its task ends `lost` and goes nowhere, the declared
-/// policy decides, and `post` sees what happened.
+/// Three workers, one of them killed in the middle: the others run once, its task ends `lost` and goes nowhere, the
+/// declared policy decides, and `post` sees what happened.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s2_1_a_killed_target_is_lost_and_the_policy_decides() {
     let mut fleet = Fleet::start(&["w1", "w2", "w3"]).await;
@@ -211,7 +211,8 @@ async fn s2_12_no_worker_and_all_targets_lost_have_names() {
     }
 }
 
-/// A worker that is back under its old name within two seconds is another process: it inherits only what the job lets it.
+/// A worker that is back under its old name within two seconds is another process: it inherits only what the job lets
+/// it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_restarted_at_once_inherits_only_when_asked_for() {
     let mut fleet = Fleet::start(&["w1", "w2"]).await;
@@ -244,8 +245,8 @@ async fn a_worker_restarted_at_once_inherits_only_when_asked_for() {
     assert!(boots.len() == 2 && boots[0].is_some() && boots[1].is_some() && boots[0] != boots[1], "{boots:?}");
 }
 
-/// Scenario O-7 for many tasks: a stop and a task's timeout end every process on every worker, whatever the script did to
-/// hide.
+/// Scenario O-7 for many tasks: a stop and a task's timeout end every process on every worker, whatever the script did
+/// to hide.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn o_7_a_stopped_broadcast_leaves_no_process_on_any_worker() {
     let fleet = Fleet::start(&["w1", "w2", "w3"]).await;

@@ -1,5 +1,5 @@
-//! Workers whose clocks are wrong. A small library, loaded before the system's, lies to the worker and to its scripts about
-//! the time of day.
+//! Workers whose clocks are wrong. A small library, loaded before the system's, lies to the worker and to its scripts
+//! about the time of day.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,7 +27,8 @@ fn now() -> Timestamp {
 }
 
 /// Clocks that are five minutes ahead, five minutes behind, and jump between both have no effect: the workers stay
-/// connected for longer than any silence is tolerated, run what they get once, and their times are told in the server's.
+/// connected for longer than any silence is tolerated, run what they get once, and their times are told in the
+/// server's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s2_9_wrong_and_jumping_clocks_of_workers_have_no_effect() {
     let mut fleet = Fleet::start(&[]).await;

@@ -1,5 +1,5 @@
-//! The README's "Many workers, one job", word for word: a server, three workers for scripts and three of the examples, each a
-//! process of its own, and real input.
+//! The README's "Many workers, one job", word for word: a server, three workers for scripts and three of the examples,
+//! each a process of its own, and real input.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -44,7 +44,8 @@ impl Terminal<'_> {
         Terminal { newcomer, server, shell, keyboard, screen, mark }
     }
 
-    /// Types a block and reads what it prints. A command that fails ends the shell, and so does a block that takes too long.
+    /// Types a block and reads what it prints. A command that fails ends the shell, and so does a block that takes too
+    /// long.
     async fn types(&mut self, text: &str) -> String {
         let end = "-- that was the block --";
         self.keyboard.write_all(format!("{text}\necho '{end}'\n").as_bytes()).expect("the shell reads");
@@ -73,7 +74,8 @@ impl Terminal<'_> {
         printed
     }
 
-    /// What a command prints as JSON, for what the reader reads off the screen. The shell must have written its token down.
+    /// What a command prints as JSON, for what the reader reads off the screen. The shell must have written its token
+    /// down.
     fn told_by(&self, command: &str) -> serde_json::Value {
         let token = std::fs::read_to_string(self.newcomer.path().join("token")).expect("the shell wrote it");
         let mut shell = self.newcomer.command("sh");

@@ -1,5 +1,5 @@
-//! Workers that are stopped by SIGSTOP, as by a debugger, a swapping host or a long pause of a virtual machine: they are
-//! there, say nothing, and come back with what they had.
+//! Workers that are stopped by SIGSTOP, as by a debugger, a swapping host or a long pause of a virtual machine: they
+//! are there, say nothing, and come back with what they had.
 
 use std::time::{Duration, Instant};
 
@@ -10,14 +10,15 @@ use pendula_model::job::JobSpec;
 use pendula_model::mode::Broadcast;
 use rustix::process::Signal;
 
-/// How long the worker is frozen. After 10 s of silence and 10 s of patience it is lost; `make soak` freezes it for longer.
+/// How long the worker is frozen. After 10 s of silence and 10 s of patience it is lost; `make soak` freezes it for
+/// longer.
 fn freeze() -> Duration {
     let seconds = std::env::var("FREEZE_SECONDS").ok();
     Duration::from_secs(seconds.map_or(30, |text| text.parse().expect("FREEZE_SECONDS is a number")))
 }
 
-/// The tasks of a frozen worker are lost. When it wakes up, it aborts what it still runs, and what it finished meanwhile is
-/// too late: nothing runs a second time, and nothing changes.
+/// The tasks of a frozen worker are lost. When it wakes up, it aborts what it still runs, and what it finished
+/// meanwhile is too late: nothing runs a second time, and nothing changes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s2_3_a_frozen_worker_wakes_up_and_aborts_what_is_lost() {
     let mut fleet = Fleet::start(&["w1", "w2", "w3"]).await;

@@ -1,4 +1,5 @@
-//! A thousand workers that come back at once, and a server that works for long: neither takes more and more of the machine.
+//! A thousand workers that come back at once, and a server that works for long: neither takes more and more of the
+//! machine.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -59,8 +60,8 @@ fn raise_the_limit_of_files() {
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("a process may raise its own soft limit");
 }
 
-/// The server is killed and started again: a thousand workers come back, each does its part, and the server takes no more
-/// than before.
+/// The server is killed and started again: a thousand workers come back, each does its part, and the server takes no
+/// more than before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn o_14_a_thousand_workers_come_back_after_a_restart() {
     raise_the_limit_of_files();
@@ -127,8 +128,8 @@ fn soak() -> Duration {
     Duration::from_secs(seconds.map_or(12, |text| text.parse().expect("SOAK_SECONDS is a number")))
 }
 
-/// One after the other: a map-reduce, a broadcast of scripts, a worker that comes and goes, a request that is refused. After
-/// a third of the time what the processes take may not grow any more.
+/// One after the other: a map-reduce, a broadcast of scripts, a worker that comes and goes, a request that is refused.
+/// After a third of the time what the processes take may not grow any more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn o_14_memory_threads_and_descriptors_stay_flat() {
     // A small cache, which is full soon: what grows after that is a leak.

@@ -3,6 +3,7 @@
 mod arrows;
 mod broadcast;
 mod clocks;
+mod crew;
 mod frozen;
 mod herd;
 mod install;

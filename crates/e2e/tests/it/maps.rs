@@ -81,8 +81,8 @@ impl Mapper {
     }
 }
 
-/// Three levels, two worker processes, one of them killed in the middle: everything runs, little of it twice, and the reduce
-/// starts once, over all results.
+/// Three levels, two worker processes, one of them killed in the middle: everything runs, little of it twice, and the
+/// reduce starts once, over all results.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn o_13_a_large_map_outlives_one_of_its_workers() {
     let server = Server::start().await;

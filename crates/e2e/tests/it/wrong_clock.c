@@ -1,5 +1,5 @@
-/* Lies about the time of day, as a host with a wrong clock would: WRONG_CLOCK is the error in seconds; with WRONG_CLOCK_JUMPS
- * it changes its sign every other second. The monotonic clock is left alone, as real hosts do. */
+/* Lies about the time of day, as a host with a wrong clock would: WRONG_CLOCK is the error in seconds; with
+ * WRONG_CLOCK_JUMPS it changes its sign every other second. The monotonic clock is left alone, as real hosts do. */
 #define _GNU_SOURCE
 #include <stdlib.h>
 #include <sys/syscall.h>

@@ -82,7 +82,8 @@ fn priority_goes_first_but_not_for_ever() {
 
 #[test]
 fn strategies_choose_as_they_say() {
-    let cases: [(Strategy, fn(&[SessionId]) -> bool); 4] = [
+    type Expected = fn(&[SessionId]) -> bool;
+    let cases: [(Strategy, Expected); 4] = [
         (Strategy::First, |to| to.iter().all(|session| *session == SessionId(1))),
         (Strategy::RoundRobin, |to| to.chunks(3).all(|turn| turn == [SessionId(1), SessionId(2), SessionId(3)])),
         (Strategy::Random, |to| (1..=3).all(|n| to.iter().filter(|s| s.0 == n).count() > 5)),

@@ -14,7 +14,7 @@ use pendula_model::instance::{Instance, PastAttempt, Reason};
 use pendula_model::job::{Job, ScheduleState};
 use pendula_model::worker::WorkerRef;
 use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, Timestamp, limits};
-use rusqlite::{Connection, OptionalExtension, Params, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, params};
 
 use super::error::{OrStoreError, store_error};
 use super::rows::{self, Columns};
@@ -25,10 +25,10 @@ use crate::port::{Batch, StoreError};
 /// Applies the batch inside of the caller's transaction. On an error the caller rolls back.
 pub(super) fn apply(db: &Connection, batch: &Batch) -> Result<(), StoreError> {
     check_epoch(db, batch.partition, batch.epoch)?;
-    let mut kept = KeptRevisions::default();
+    let mut memo = Memo::default();
     for change in &batch.changes {
         laws::check(batch.partition, change).map_err(|what| StoreError::Conflict { what })?;
-        apply_change(db, &mut kept, change)?;
+        apply_change(db, &mut memo, change)?;
     }
     Ok(())
 }
@@ -43,8 +43,14 @@ pub(super) fn weight(batch: &Batch) -> usize {
     batch.changes.iter().map(rows).fold(1, usize::saturating_add)
 }
 
-/// Revisions that this batch has seen in the database. No change of a batch takes one away.
-type KeptRevisions = BTreeSet<(JobId, Revision)>;
+/// What is worth remembering from one change of a batch to the next.
+#[derive(Default)]
+struct Memo<'db> {
+    /// Revisions that this batch has seen in the database. No change of a batch takes one away.
+    kept: BTreeSet<(JobId, Revision)>,
+    /// Of thousands of tasks in a batch, each would look the statement up and give it back.
+    update_task: Option<CachedStatement<'db>>,
+}
 
 pub(super) const EPOCH: &str = "SELECT epoch FROM partition WHERE id = ?1";
 
@@ -58,7 +64,7 @@ fn check_epoch(db: &Connection, partition: PartitionId, ours: Epoch) -> Result<(
     }
 }
 
-fn apply_change(db: &Connection, kept: &mut KeptRevisions, change: &Change) -> Result<(), StoreError> {
+fn apply_change<'db>(db: &'db Connection, memo: &mut Memo<'db>, change: &Change) -> Result<(), StoreError> {
     match change {
         Change::AppInserted(app) => insert_app(db, app),
         Change::AppUpdated(app) => update_app(db, app),
@@ -71,7 +77,7 @@ fn apply_change(db: &Connection, kept: &mut KeptRevisions, change: &Change) -> R
         }
         Change::GapRecorded { job, gap } => record_gap(db, *job, gap),
         Change::InstanceInserted { instance, prune_at } => {
-            check_revision(db, kept, instance)?;
+            check_revision(db, &mut memo.kept, instance)?;
             insert_instance(db, instance, *prune_at)
         }
         Change::InstanceUpdated(instance) => update_instance(db, instance),
@@ -82,7 +88,13 @@ fn apply_change(db: &Connection, kept: &mut KeptRevisions, change: &Change) -> R
         Change::FanoutUpdated(fanout) => tasks::update_fanout(db, fanout),
         Change::TasksInserted(new) => tasks::insert_tasks(db, new),
         Change::TasksCopied { from, to, at, count } => tasks::copy_tasks(db, *from, *to, *at, *count),
-        Change::TaskUpdated(task) => tasks::update_task(db, task),
+        Change::TaskUpdated(task) => {
+            let statement = match &mut memo.update_task {
+                Some(statement) => statement,
+                none => none.insert(db.prepare_cached(tasks::UPDATE_TASK).or_store_error()?),
+            };
+            tasks::update_task(statement, task)
+        }
     }
 }
 
@@ -93,7 +105,11 @@ fn expect_row<D: Display>(
     values: impl Params,
     expected: impl FnOnce() -> D,
 ) -> Result<(), StoreError> {
-    let affected = db.prepare_cached(sql).and_then(|mut statement| statement.execute(values));
+    expect_one(db.prepare_cached(sql).and_then(|mut statement| statement.execute(values)), expected)
+}
+
+/// What became of a statement that must affect one row.
+fn expect_one<D: Display>(affected: rusqlite::Result<usize>, expected: impl FnOnce() -> D) -> Result<(), StoreError> {
     match affected.map_err(store_error) {
         Ok(1) => Ok(()),
         Ok(_) => Err(StoreError::Conflict { what: expected().to_string() }),
@@ -279,7 +295,7 @@ pub(super) const REVISION_IS_KEPT: &str = "SELECT 1 FROM job_revision WHERE job_
 
 /// The definition that an instance runs must be kept. Not a part of the insert, which would make that a statement of
 /// possibly many rows, for which SQLite keeps a journal of its own.
-fn check_revision(db: &Connection, kept: &mut KeptRevisions, new: &Instance) -> Result<(), StoreError> {
+fn check_revision(db: &Connection, kept: &mut BTreeSet<(JobId, Revision)>, new: &Instance) -> Result<(), StoreError> {
     if kept.contains(&(new.job, new.revision)) {
         return Ok(());
     }

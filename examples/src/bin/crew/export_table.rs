@@ -1,5 +1,5 @@
-//! Exports a table of an SQLite database to CSV, in shards: each takes the rows whose key leaves its index when divided by
-//! the number of shards, and writes a file of its own.
+//! Exports a table of an SQLite database to CSV, in shards: each takes the rows whose key leaves its index when divided
+//! by the number of shards, and writes a file of its own.
 //!
 //! A file appears complete or not at all, so a shard that runs again, here or elsewhere, replaces it by the same. Each
 //! shard sees the table as it is when it begins: export what does not change meanwhile.
@@ -105,8 +105,8 @@ struct Part {
 
 impl Part {
     fn begin(folder: &Path, file: &str, task: &Task) -> io::Result<Part> {
-        // Another try may still be writing, on a worker that was given up for lost: not to the same file. What such a one
-        // left goes, and with it the way to complete it late.
+        // Another try may still be writing, on a worker that was given up for lost: not to the same file. What such a
+        // one left goes, and with it the way to complete it late.
         let temporary = |attempt| folder.join(format!(".{file}.{}-{attempt}", task.instance()));
         for earlier in 1..task.attempt() {
             let _ = std::fs::remove_file(temporary(earlier));

@@ -4,8 +4,8 @@
 //! PENDULA_TOKEN=<worker token> cargo run -p pendula-examples --bin crew -- NAME LOGS
 //! ```
 //!
-//! NAME tells this process from its fellows; LOGS is the directory whose log files it may rotate. Start it several times.
-//! The jobs for it lie in `examples/jobs`, and the README runs them.
+//! NAME tells this process from its fellows; LOGS is the directory whose log files it may rotate. Start it several
+//! times. The jobs for it lie in `examples/jobs`, and the README runs them.
 
 mod export_table;
 mod rotate_logs;

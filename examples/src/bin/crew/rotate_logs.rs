@@ -1,5 +1,5 @@
-//! Rotates the log files on the host of each worker, by broadcast: `app.log` becomes `app.log.1`, that one `app.log.2`, and
-//! what is older than wanted goes. `post` sums up what all workers told.
+//! Rotates the log files on the host of each worker, by broadcast: `app.log` becomes `app.log.1`, that one `app.log.2`,
+//! and what is older than wanted goes. `post` sums up what all workers told.
 //!
 //! A program that has its log open goes on writing to the renamed file until it opens it anew.
 

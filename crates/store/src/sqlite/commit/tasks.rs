@@ -3,9 +3,9 @@
 use pendula_model::instance::Reason;
 use pendula_model::task::{Fanout, Task};
 use pendula_model::{InstanceId, Timestamp};
-use rusqlite::{Connection, Params, params};
+use rusqlite::{Connection, Params, Statement, params};
 
-use super::{expect_row, micros, worker_columns};
+use super::{expect_one, expect_row, micros, worker_columns};
 use crate::port::StoreError;
 use crate::sqlite::error::{OrStoreError, store_error};
 use crate::sqlite::tasks::stored_task;
@@ -170,7 +170,8 @@ pub(in crate::sqlite) const UPDATE_TASK: &str = "
     WHERE instance_id = ?1 AND id = ?2 AND version = ?3 - 1 AND target_name IS ?21
         AND (ended_at IS NULL OR ?14 IS NULL)";
 
-pub(super) fn update_task(db: &Connection, new: &Task) -> Result<(), StoreError> {
+/// `statement` is [`UPDATE_TASK`].
+pub(super) fn update_task(statement: &mut Statement<'_>, new: &Task) -> Result<(), StoreError> {
     let (target_name, target_boot) = worker_columns(&new.target);
     let (worker_name, worker_boot) = worker_columns(&new.worker);
     let result = new.result.as_deref();
@@ -197,7 +198,7 @@ pub(super) fn update_task(db: &Connection, new: &Task) -> Result<(), StoreError>
         result.map(|result| result.bytes.as_slice()),
         target_name,
     ];
-    expect_row(db, UPDATE_TASK, values, || {
+    expect_one(statement.execute(values), || {
         format!("task {} has ended, is bound elsewhere or is not at version {}", new.key(), new.version.wrapping_sub(1))
     })
 }
