@@ -58,7 +58,7 @@ fn every_hot_query_uses_its_index() {
         (task_writes::TAKES_TASKS, &["SEARCH instance USING INTEGER", "SEARCH fanout USING INTEGER"]),
         (task_writes::HAS_ENDED, &[KEY]),
         (task_writes::UPDATE_TASK, &[BOTH_KEYS]),
-        (task_writes::COPY_TASKS, &["PRIMARY KEY (instance_id=?)"]),
+        (task_writes::COPY_TASKS, &["task_under_way (instance_id=?)", "task_unsuccessful (instance_id=?)", FROM_ID]),
         (load::FANOUTS_OF_PARTITION, &["instance_active (partition=?)", "SEARCH fanout USING INTEGER"]),
         (tasks::UNDER_WAY, &["task_under_way (instance_id=?)"]),
         (tasks::WAITING, &[FROM_ID]),

@@ -113,3 +113,63 @@ fn forget_definitions(db: &Connection, gone: &[(AppId, InstanceId)]) -> Result<(
 fn execute(db: &Connection, sql: &'static str, values: impl Params) -> Result<usize, StoreError> {
     db.prepare_cached(sql).and_then(|mut statement| statement.execute(values)).or_store_error()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqlite::open::STATE;
+
+    /// A database with one ended instance that has tasks, and another one after it.
+    fn due(tasks: usize) -> Connection {
+        let mut db = Connection::open_in_memory().unwrap();
+        STATE.migrate(&mut db, Timestamp::MIN, |_| Ok(())).unwrap();
+        db.execute("INSERT INTO meta VALUES ('last_deleted_id', '0')", []).unwrap();
+        let sql = "INSERT INTO instance (id, partition, app_id, job_id, revision, origin, missed_before, priority,
+                       created_at, due_at, state, version, attempt, failures, losses, ended_at, prune_at)
+                   VALUES (?1, 0, 9, 1, 1, 1, 0, 0, 0, 0, 5, 1, 0, 0, 0, 1, ?1)";
+        db.execute(sql, [1]).unwrap();
+        db.execute(sql, [2]).unwrap();
+        let sql = "INSERT INTO fanout VALUES (1, 1, 2, ?1, ?1, 0, 0, 0, 0, 0, ?1, 0, NULL, 0, NULL)";
+        db.execute(sql, [tasks as i64]).unwrap();
+        let sql = "WITH RECURSIVE number (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM number WHERE n < ?1 - 1)
+                   INSERT INTO task (instance_id, id, role, state, version, attempt, failures, losses, emitted, due_at,
+                       name)
+                   SELECT 1, n, 2, 1, 1, 0, 0, 0, 0, 0, '' FROM number";
+        db.execute(sql, [tasks as i64]).unwrap();
+        db
+    }
+
+    fn count(db: &Connection, sql: &'static str) -> usize {
+        db.query_row(sql, [], |row| row.get::<_, isize>(0)).unwrap().unsigned_abs()
+    }
+
+    const TASKS: &str = "SELECT count(*) FROM task";
+
+    #[test]
+    fn an_instance_with_many_tasks_goes_in_steps() {
+        let db = due(2 * ROWS + 5);
+        let now = Timestamp::from_micros(10);
+        for left in [ROWS + 5, 5] {
+            assert_eq!(step(&db, now, 10).unwrap(), None);
+            assert_eq!(count(&db, TASKS), left);
+            // It is still there, and says that its tasks are not.
+            assert_eq!(count(&db, "SELECT count(*) FROM instance"), 2);
+            assert_eq!(count(&db, "SELECT count(*) FROM fanout"), 0);
+        }
+        let gone = [(AppId(9), InstanceId(1)), (AppId(9), InstanceId(2))];
+        assert_eq!(step(&db, now, 10).unwrap().unwrap(), gone);
+        assert_eq!((count(&db, TASKS), count(&db, "SELECT count(*) FROM instance")), (0, 0));
+        assert_eq!(step(&db, now, 10).unwrap().unwrap(), []);
+    }
+
+    #[test]
+    fn a_step_that_deletes_as_much_as_it_may_is_followed_by_one_that_ends() {
+        let db = due(ROWS);
+        assert_eq!(step(&db, Timestamp::MIN, 10).unwrap().unwrap(), []);
+        assert_eq!(count(&db, TASKS), ROWS);
+        let now = Timestamp::from_micros(1);
+        assert_eq!(step(&db, now, 10).unwrap(), None);
+        assert_eq!(step(&db, now, 10).unwrap().unwrap(), [(AppId(9), InstanceId(1))]);
+        assert_eq!(count(&db, "SELECT count(*) FROM instance"), 1);
+    }
+}

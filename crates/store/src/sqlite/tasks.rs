@@ -30,12 +30,21 @@ macro_rules! under_way {
     };
 }
 
+/// The condition of the index `task_unsuccessful`.
+macro_rules! unsuccessful {
+    () => {
+        "ended_at IS NOT NULL AND state <> 5"
+    };
+}
+
 /// Never placed and bound to nobody: what waits and is not under way.
 macro_rules! fresh {
     () => {
         "state = 1 AND attempt = 0 AND target_name IS NULL"
     };
 }
+
+pub(super) use {fresh, under_way, unsuccessful};
 
 // --- for the engine -------------------------------------------------------------------------------------------------
 
@@ -153,7 +162,7 @@ macro_rules! source {
 pub(super) const ALL: &str = source!("", "true");
 pub(super) const LISTED_UNDER_WAY: &str = source!("INDEXED BY task_under_way", under_way!());
 pub(super) const FRESH: &str = source!("", fresh!());
-pub(super) const UNSUCCESSFUL: &str = source!("INDEXED BY task_unsuccessful", "ended_at IS NOT NULL AND state <> 5");
+pub(super) const UNSUCCESSFUL: &str = source!("INDEXED BY task_unsuccessful", unsuccessful!());
 
 /// Primary keys of both. Without the second row nobody knows where waiting begins.
 pub(super) const EXTENT: &str = "

@@ -8,7 +8,7 @@ use rusqlite::{Connection, Params, Statement, params};
 use super::{expect_one, expect_row, micros, worker_columns};
 use crate::port::StoreError;
 use crate::sqlite::error::{OrStoreError, store_error};
-use crate::sqlite::tasks::stored_task;
+use crate::sqlite::tasks::{fresh, stored_task, under_way, unsuccessful};
 
 pub(in crate::sqlite) const INSERT_FANOUT: &str = "
     INSERT INTO fanout (instance_id, version, phase, total, waiting, running, succeeded, failed, lost, stopped,
@@ -135,11 +135,30 @@ pub(super) fn insert_tasks(db: &Connection, tasks: &[Task]) -> Result<(), StoreE
     Ok(())
 }
 
-pub(in crate::sqlite) const COPY_TASKS: &str = "
-    INSERT INTO task (instance_id, id, role, state, version, attempt, failures, losses, emitted, due_at, parent,
-                      target_boot, target_name, name, input_type, input)
-    SELECT ?2, id, role, 1, 1, 0, 0, 0, emitted, ?3, parent, target_boot, target_name, name, input_type, input
-    FROM task WHERE instance_id = ?1 AND state <> 5 AND role BETWEEN 2 AND 4 ORDER BY id";
+/// Those of one kind that did not succeed, as copies. The kinds are found like in a listing, without a walk over all that
+/// succeeded, for which every commit would have to wait.
+macro_rules! copies {
+    ($index:literal, $condition:expr) => {
+        concat!(
+            " SELECT ?2, id, role, 1, 1, 0, 0, 0, emitted, ?3, parent, target_boot, target_name, name, input_type, input
+              FROM task ",
+            $index,
+            " WHERE instance_id = ?1 AND role BETWEEN 2 AND 4 AND ",
+            $condition
+        )
+    };
+}
+
+pub(in crate::sqlite) const COPY_TASKS: &str = concat!(
+    "INSERT INTO task (instance_id, id, role, state, version, attempt, failures, losses, emitted, due_at, parent,
+                       target_boot, target_name, name, input_type, input)",
+    copies!("INDEXED BY task_unsuccessful", unsuccessful!()),
+    " UNION ALL",
+    copies!("INDEXED BY task_under_way", under_way!()),
+    " UNION ALL",
+    copies!("", fresh!()),
+    " AND id >= coalesce((SELECT next_waiting FROM fanout WHERE fanout.instance_id = ?1), 0)"
+);
 
 pub(super) fn copy_tasks(
     db: &Connection,

@@ -168,7 +168,7 @@ CREATE TABLE task (
     reason        TEXT,
     name          TEXT NOT NULL,
     message       TEXT,
-    placement     TEXT CHECK (json_valid(placement)),
+    placement     TEXT CHECK (placement IS NULL OR json_valid(placement)),
     input_type    TEXT,
     input         BLOB,
     result_type   TEXT,
