@@ -167,3 +167,10 @@ pub fn broadcast(name: &str, script: &str, settings: Broadcast) -> JobSpec {
     let mode = ExecutionMode::Broadcast(settings);
     JobSpec { mode, ..JobSpec::new(name, Processor::Shell(Script::new(script))) }
 }
+
+/// The same job with scripts that [`marked`](crate::process::marked) finds, from their first moment to their last.
+pub fn with_mark(job: JobSpec, mark: &str) -> JobSpec {
+    let Processor::Shell(mut script) = job.processor else { panic!("only scripts can be marked") };
+    script.env.insert("MARK".to_owned(), mark.to_owned());
+    JobSpec { processor: Processor::Shell(script), ..job }
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use pendula_client::InstanceFilter;
-use pendula_e2e::fleet::{AFTER_A_LOSS, Fleet, SOON, broadcast};
+use pendula_e2e::fleet::{AFTER_A_LOSS, Fleet, SOON, broadcast, with_mark};
 use pendula_e2e::process::{eventually, marked};
 use pendula_model::api::{InstanceView, TaskView};
 use pendula_model::instance::{InstanceState, TaskState};
@@ -254,14 +254,14 @@ async fn o_7_a_stopped_broadcast_leaves_no_process_on_any_worker() {
     let job = |name: &str, settings: Broadcast| {
         let mark = format!("pendula-e2e-{name}-{port}");
         let script = format!(
-            "export MARK={mark}\n\
-             setsid sh -c 'trap \"\" TERM HUP INT; while :; do sleep 1; done' &\n\
+            "setsid sh -c 'trap \"\" TERM HUP INT; while :; do sleep 1; done' &\n\
              trap '' TERM\n{}{}",
             fleet.effects.begin(),
             fleet.effects.gate("never")
         );
         let stop_grace = Some(Duration::from_millis(500));
-        (mark, JobSpec { stop_grace, ..broadcast(name, &script, settings) })
+        let job = JobSpec { stop_grace, ..with_mark(broadcast(name, &script, settings), &mark) };
+        (mark, job)
     };
     let (stopped_mark, stopped) = job("stopped", Broadcast::default());
     let task_timeout = Some(Duration::from_secs(2));

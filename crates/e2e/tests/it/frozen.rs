@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use pendula_e2e::fleet::{AFTER_A_LOSS, Fleet, SOON, broadcast};
+use pendula_e2e::fleet::{AFTER_A_LOSS, Fleet, SOON, broadcast, with_mark};
 use pendula_e2e::process::{eventually, marked};
 use pendula_model::instance::{InstanceState, TaskState};
 use pendula_model::job::JobSpec;
@@ -25,11 +25,12 @@ async fn s2_3_a_frozen_worker_wakes_up_and_aborts_what_is_lost() {
     let mark = format!("pendula-e2e-frozen-{}", fleet.server.port());
     let script = |gate: &str| {
         let effects = &fleet.effects;
-        format!("export MARK={mark}\n{}{}{}", effects.begin(), effects.gate(gate), effects.end())
+        format!("{}{}{}", effects.begin(), effects.gate(gate), effects.end())
     };
     // The one runs until it is aborted; the other ends while nobody can tell the server.
-    let long = fleet.run(&broadcast("long", &script("long-$E2E_WORKER"), Broadcast::default())).await;
-    let short = fleet.run(&broadcast("short", &script("short"), Broadcast::default())).await;
+    let job = |name: &str, gate: &str| with_mark(broadcast(name, &script(gate), Broadcast::default()), &mark);
+    let long = fleet.run(&job("long", "long-$E2E_WORKER")).await;
+    let short = fleet.run(&job("short", "short")).await;
     for id in [long, short] {
         fleet.begun(id, &["w1", "w2", "w3"]).await;
     }
@@ -77,9 +78,9 @@ async fn s2_3_a_frozen_worker_wakes_up_and_aborts_what_is_lost() {
 async fn a_stop_that_nobody_confirms_is_marked_and_carried_out_later() {
     let mut fleet = Fleet::start(&["w1", "w2"]).await;
     let mark = format!("pendula-e2e-unconfirmed-{}", fleet.server.port());
-    let script = format!("export MARK={mark}\n{}{}", fleet.effects.begin(), fleet.effects.gate("never"));
+    let script = format!("{}{}", fleet.effects.begin(), fleet.effects.gate("never"));
     let stop_grace = Some(Duration::from_millis(500));
-    let job = JobSpec { stop_grace, ..broadcast("deaf", &script, Broadcast::default()) };
+    let job = JobSpec { stop_grace, ..with_mark(broadcast("deaf", &script, Broadcast::default()), &mark) };
     let id = fleet.run(&job).await;
     fleet.begun(id, &["w1", "w2"]).await;
     fleet.worker("w2").process().signal(Signal::STOP);

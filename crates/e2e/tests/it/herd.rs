@@ -101,17 +101,15 @@ async fn o_14_a_thousand_workers_come_back_after_a_restart() {
     each_once();
     let before = footprint(server.pid());
 
-    for _ in 0..2 {
-        server.restart().await;
-        let restarted = Instant::now();
-        all_connected(&client, SESSIONS).await;
-        println!("all back {:?} after the restart", restarted.elapsed());
-        assert!(restarted.elapsed() < Duration::from_secs(30), "the pauses of the workers are 5 s at most");
-        succeeds(&client, "beat").await;
-        each_once();
-    }
+    server.restart().await;
+    let restarted = Instant::now();
+    all_connected(&client, SESSIONS).await;
+    println!("all back {:?} after the restart", restarted.elapsed());
+    assert!(restarted.elapsed() < Duration::from_secs(30), "the pauses of the workers are 5 s at most");
+    succeeds(&client, "beat").await;
+    each_once();
     let after = footprint(server.pid());
-    println!("before the restarts {before:?}, after them {after:?}");
+    println!("before the restart {before:?}, after it {after:?}");
     assert!(after.descriptors <= SESSIONS as u64 + 100, "one for each worker and a few more: {after:?}");
     assert!(after.threads <= before.threads + 4, "{before:?} {after:?}");
     assert!(after.memory < 256 * 1024 * 1024, "{after:?}");

@@ -7,7 +7,9 @@ use pendula_model::Timestamp;
 use pendula_model::change::Change;
 use pendula_model::id::IdSequence;
 use pendula_model::instance::{InstanceState, Origin, Reason, TaskState};
+use pendula_model::job::JobSpec;
 use pendula_model::mode::ExecutionMode;
+use pendula_model::policy::Delivery;
 use pendula_model::snapshot::Snapshot;
 use pendula_model::task::{Fanout, Phase, Task};
 
@@ -174,8 +176,9 @@ impl Partition {
         let deadline = now.plus(self.settings.adoption_grace);
         let Some(active) = self.instances.get_mut(&key.instance) else { return };
         let (app, is_stopping) = (active.row.app, active.row.state == InstanceState::Stopping);
+        let spec = active.definition.spec.clone();
         let Some(spread) = active.spread.as_mut() else { return };
-        if is_orphan(&row, now)
+        if is_orphan(&row, &spec, now)
             && let Some(target) = &row.target
         {
             spread.orphans.entry(target.name.clone()).or_default().insert(key.task);
@@ -212,10 +215,12 @@ impl Partition {
 }
 
 /// Whether a task was lost with its worker and waits for one of the same name.
-fn is_orphan(row: &Task, now: Timestamp) -> bool {
+fn is_orphan(row: &Task, spec: &JobSpec, now: Timestamp) -> bool {
+    let is_declared = matches!(&spec.mode, ExecutionMode::Broadcast(mode) if mode.rerun_on_same_worker);
+    let may_rerun = is_declared && spec.delivery == Delivery::AtLeastOnce;
     let is_lost =
         matches!(&row.reason, Some(reason) if *reason == Reason::WORKER_LOST || *reason == Reason::WORKER_DRAINED);
-    row.state == TaskState::Waiting && row.target.is_some() && is_lost && row.due_at > now
+    may_rerun && row.state == TaskState::Waiting && row.target.is_some() && is_lost && row.due_at > now
 }
 
 fn restored_spread(fanout: Fanout, now: Timestamp) -> Spread {

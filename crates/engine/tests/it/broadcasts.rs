@@ -533,3 +533,25 @@ fn a_broadcast_is_not_repeated_in_part_under_another_mode() {
     let refused = crate::script::refusal(script.command(pendula_engine::Command::JobRun(Box::new(request))));
     assert!(refused.to_string().contains("only tasks of a map or of shards"), "{refused}");
 }
+
+#[test]
+fn what_a_user_had_tried_again_goes_to_no_other_process_after_a_takeover_with_an_earlier_clock() {
+    let mut script = Script::new();
+    let [_, _, w3] = three_workers(&mut script);
+    script.apply(broadcast(Broadcast::default()));
+    let id = script.run("b");
+    script.disconnect(w3);
+    script.pass(SECOND * 11);
+    assert_eq!(script.task(id, 2).state, TaskState::Lost);
+    // A new owner still waits for its worker.
+    let retry = pendula_engine::Command::TasksRetry { instance: id, tasks: vec![TaskId(2)] };
+    script.command(retry);
+    assert_eq!(script.task(id, 2).state, TaskState::Waiting);
+    placed(&mut script);
+    script.now = script.now.minus(SECOND * 3600);
+    script.restart(SECOND);
+    let hello = script.hello("w3", 2, 4);
+    script.connect(hello);
+    assert_eq!(placed(&mut script), []);
+    assert_eq!(script.task(id, 2).target.as_ref().unwrap().boot.0, 1);
+}

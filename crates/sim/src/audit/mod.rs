@@ -105,8 +105,9 @@ pub struct Audit {
     /// Which attempts run where: worker and boot.
     running: BTreeMap<AttemptKey, Vec<(usize, u64)>>,
     welcomed: BTreeSet<SessionId>,
-    /// Boots of worker processes that are gone.
+    /// Boots of worker processes that are gone, and of those that take nothing new before they go.
     gone: BTreeSet<u64>,
+    leaving: BTreeSet<u64>,
     /// How attempts ended, as their workers know.
     outcomes: BTreeMap<AttemptKey, Vec<Outcome>>,
     /// Whether the network keeps the order of messages within a session.

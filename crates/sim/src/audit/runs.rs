@@ -67,6 +67,11 @@ impl Audit {
         }
     }
 
+    /// A worker process takes nothing new any more.
+    pub(crate) fn process_leaves(&mut self, boot: u64) {
+        self.leaving.insert(boot);
+    }
+
     /// A worker process is gone with all that it ran.
     pub(crate) fn process_gone(&mut self, process: (usize, u64)) {
         self.gone.insert(process.1);
@@ -89,6 +94,8 @@ impl Audit {
         self.attempts.entry(key).or_default().written_off.extend(attempt);
         let was_there = worker.is_none_or(|worker| !self.gone.contains(&worker.boot.0));
         // What waits for a worker that leaves is lost with it, also where nothing goes wrong.
+        let takes_new = worker.is_none_or(|worker| !self.leaving.contains(&worker.boot.0));
+        let was_there = was_there && (attempt.is_some() || takes_new);
         let began = attempt.is_some() || was_there;
         if (self.calm && began) || (self.workers_stay && *reason == Reason::WORKER_LOST && was_there) {
             self.breaks("no_needless_loss", || {

@@ -363,6 +363,7 @@ impl World {
         }
         worker.draining = true;
         let (boot, link) = (worker.boot, worker.link);
+        self.audit.process_leaves(boot);
         trace!(self, "worker w{number} drains");
         if let Link::Up(connection) = link {
             self.send_to_server(connection, ToServer::Draining);
