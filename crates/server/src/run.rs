@@ -11,7 +11,7 @@ use futures::StreamExt;
 use http::{Response, header};
 use pendula_model::api::ListenerView;
 use pendula_store::Store;
-use pendula_store::logs::LogStore;
+use pendula_store::logs::{LogStore, SqliteLogStore};
 use pendula_store::sqlite::{self, SqliteStore};
 use pendula_wire::frame::MAX_MESSAGE_BYTES;
 use pendula_wire::v1::worker_service_server::{SERVICE_NAME, WorkerServiceServer};
@@ -81,10 +81,10 @@ impl Server {
             })),
             ..sqlite::Options::default()
         };
-        let opened = tokio::task::spawn_blocking(move || -> anyhow::Result<(Arc<dyn Store>, LogStore)> {
+        let opened = tokio::task::spawn_blocking(move || -> anyhow::Result<(Arc<dyn Store>, Arc<dyn LogStore>)> {
             let store = SqliteStore::open(&directory, options)?;
-            let logs = LogStore::open(&directory)?;
-            Ok((Arc::new(store), logs))
+            let logs = SqliteLogStore::open(&directory)?;
+            Ok((Arc::new(store), Arc::new(logs)))
         });
         let (store, logs) = opened.await.context("opening the store")??;
         Server::start_on(config, clock, tcp, store, logs, metrics).await
@@ -95,7 +95,7 @@ impl Server {
         config: Config,
         clock: Arc<dyn Clock>,
         store: Arc<dyn Store>,
-        logs: LogStore,
+        logs: Arc<dyn LogStore>,
     ) -> anyhow::Result<Server> {
         let tcp = listener::bind(&config.listen).await?;
         Server::start_on(config, clock, tcp, store, logs, Arc::new(Metrics::new())).await
@@ -106,7 +106,7 @@ impl Server {
         clock: Arc<dyn Clock>,
         tcp: TcpListener,
         store: Arc<dyn Store>,
-        logs: LogStore,
+        logs: Arc<dyn LogStore>,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Server> {
         let local_addr = tcp.local_addr()?;

@@ -20,7 +20,7 @@ use crate::partition::Partitions;
 pub struct ServerState {
     /// For reads; writes go through [`ServerState::partitions`].
     pub store: Arc<dyn Store>,
-    pub logs: LogStore,
+    pub logs: Arc<dyn LogStore>,
     pub log_hub: LogHub,
     pub partitions: Partitions,
     pub auth: Arc<Authenticator>,

@@ -76,7 +76,7 @@ impl SimStore {
         breakage: Option<Breakage>,
         dice: &mut Dice,
     ) -> Result<(), StoreError> {
-        let mut batch = Batch { partition: PARTITION, epoch, changes: changes.to_vec() };
+        let mut batch = Batch { partition: PARTITION, epoch, number: 0, changes: changes.to_vec() };
         match breakage {
             Some(Breakage::EpochUnchecked) => batch.epoch = self.epoch,
             Some(Breakage::KeysForgotten) => batch.changes.iter_mut().for_each(forget_key),
@@ -100,7 +100,7 @@ impl SimStore {
             {
                 row.version = stored.version + 1;
             }
-            let alone = Batch { partition: PARTITION, epoch: self.epoch, changes: vec![change] };
+            let alone = Batch { partition: PARTITION, epoch: self.epoch, number: 0, changes: vec![change] };
             // What even this store cannot write is what it would have overwritten.
             let _ = self.memory.commit_sync(&alone);
         }

@@ -64,7 +64,7 @@ impl Source {
             .collect();
         let mut changes = vec![Change::AppInserted(app)];
         changes.extend(jobs.iter().cloned().map(Change::JobInserted));
-        store.commit(Batch { partition, epoch, changes }).await.expect("commit");
+        store.commit(Batch { partition, epoch, number: 0, changes }).await.expect("commit");
         Source { partition, epoch, ids, jobs, fired: 0 }
     }
 
@@ -106,7 +106,7 @@ impl Source {
     }
 
     fn batch(&self, changes: Vec<Change>) -> Batch {
-        Batch { partition: self.partition, epoch: self.epoch, changes }
+        Batch { partition: self.partition, epoch: self.epoch, number: 0, changes }
     }
 }
 

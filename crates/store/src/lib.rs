@@ -4,6 +4,7 @@
 //! of the partition's lease. Reads are named after the question they answer. [`MemoryStore`] and [`SqliteStore`] pass
 //! one suite (`conformance`), which is why what the simulator shows on the first holds for the second.
 
+mod cluster;
 pub mod conformance;
 mod ended;
 mod laws;
@@ -12,6 +13,7 @@ mod memory;
 mod port;
 pub mod sqlite;
 
+pub use cluster::*;
 pub use memory::MemoryStore;
 pub use port::*;
 pub use sqlite::SqliteStore;

@@ -12,6 +12,8 @@ use pendula_model::task::{Fanout, Task};
 use pendula_model::token::Token;
 use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, TaskId, Timestamp, TokenId};
 
+use crate::cluster::Cluster;
+
 /// Why the store did not do as asked. Variants follow what the caller does next.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
@@ -41,6 +43,9 @@ pub struct Batch {
     pub partition: PartitionId,
     /// The epoch under which it was decided; refused as [`StoreError::Fenced`] when the store has a newer one.
     pub epoch: Epoch,
+    /// Which batch of this epoch it is, from 1 and ever growing; 0 for one that nobody repeats. By it a store whose answer
+    /// was lost on the way knows a batch again that it has written, and does not write it twice.
+    pub number: u64,
     pub changes: Vec<Change>,
 }
 
@@ -113,8 +118,13 @@ pub trait Store: Send + Sync + 'static {
     /// The number of partitions, fixed when the store was made.
     fn partitions(&self) -> u16;
 
-    /// Takes a partition, whoever had it, and returns the new epoch. (A cluster's store will also ask for the lease to
-    /// have run out.)
+    /// How several servers share it; nothing when it belongs to one process alone.
+    fn cluster(&self) -> Option<&dyn Cluster> {
+        None
+    }
+
+    /// Takes a partition, whoever had it, and returns the new epoch. Where servers share the store they use
+    /// [`Cluster::claim`] instead.
     async fn partition_claim(&self, partition: PartitionId, owner: &str, now: Timestamp) -> Result<Epoch, StoreError>;
 
     /// All that a new owner needs; rows that cannot be read are reported as broken instead of failing the whole.

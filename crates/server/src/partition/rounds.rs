@@ -257,7 +257,7 @@ impl Rounds {
         let Output { changes, effects } = std::mem::take(&mut self.open);
         self.gathered = Gathered::default();
         let moved = changes.iter().filter_map(moved).collect();
-        let batch = Batch { partition: self.partition, epoch: self.epoch, changes };
+        let batch = Batch { partition: self.partition, epoch: self.epoch, number: 0, changes };
         let mut result: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(commit(self.owner.clone(), batch));
         // Polled once now, so that the store works while the engine goes on.
         if let Poll::Ready(settled) = futures::poll!(result.as_mut()) {

@@ -13,7 +13,7 @@ use pendula_model::processor::{Handler, Processor};
 use pendula_model::token::Scope;
 use pendula_server::{CommandError, Config, ConfigSources, Flags, Server, SystemClock};
 use pendula_store::Store;
-use pendula_store::logs::LogStore;
+use pendula_store::logs::SqliteLogStore;
 use pendula_store::sqlite::{Options, SqliteStore};
 use pendula_worker::worker::Timing;
 use pendula_worker::{Shutdown, Worker, WorkerBuilder};
@@ -73,7 +73,7 @@ impl World {
     pub async fn with(wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> World {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = wrap(Arc::new(open_store(directory.path())));
-        let logs = LogStore::open(directory.path()).expect("an empty log store");
+        let logs = Arc::new(SqliteLogStore::open(directory.path()).expect("an empty log store"));
         let config = config("127.0.0.1:0", directory.path(), &[]);
         let server = Server::start_with(config, Arc::new(SystemClock), store, logs).await.expect("it starts");
         let listen = server.local_addr().to_string();

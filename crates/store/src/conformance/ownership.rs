@@ -17,11 +17,11 @@ pub async fn only_the_latest_epoch_writes(store: Arc<dyn Store>) {
     assert!(newer > world.epoch);
     for epoch in [Epoch(0), world.epoch, Epoch(newer.0 + 1)] {
         let stale = world.app("late");
-        let batch = Batch { partition: HOME, epoch, changes: vec![Change::AppInserted(stale)] };
+        let batch = Batch { partition: HOME, epoch, number: 0, changes: vec![Change::AppInserted(stale)] };
         let refused = store.commit(batch).await;
         assert!(matches!(refused, Err(StoreError::Fenced { partition: HOME, ours }) if ours == epoch));
         // An empty batch asks whether the partition is still ours.
-        let refused = store.commit(Batch { partition: HOME, epoch, changes: Vec::new() }).await;
+        let refused = store.commit(Batch { partition: HOME, epoch, number: 0, changes: Vec::new() }).await;
         assert!(matches!(refused, Err(StoreError::Fenced { .. })));
     }
     assert_eq!(store.apps().await.unwrap(), [app]);
@@ -37,7 +37,7 @@ pub async fn only_the_latest_epoch_writes(store: Arc<dyn Store>) {
 
     let nowhere = PartitionId(store.partitions());
     assert!(matches!(store.partition_claim(nowhere, "x", START).await, Err(StoreError::Corrupt { .. })));
-    let batch = Batch { partition: nowhere, epoch: Epoch(0), changes: Vec::new() };
+    let batch = Batch { partition: nowhere, epoch: Epoch(0), number: 0, changes: Vec::new() };
     assert!(matches!(store.commit(batch).await, Err(StoreError::Corrupt { .. })));
 }
 
@@ -132,7 +132,7 @@ pub async fn concurrent_batches_fail_alone(store: Arc<dyn Store>) {
             } else {
                 good.push(first.id);
             }
-            let batch = Batch { partition: world.partition, epoch: world.epoch, changes };
+            let batch = Batch { partition: world.partition, epoch: world.epoch, number: 0, changes };
             let store = store.clone();
             batches.push((is_bad, tokio::spawn(async move { store.commit(batch).await })));
         }

@@ -107,7 +107,7 @@ impl World {
     }
 
     pub async fn try_commit(&self, changes: Vec<Change>) -> Result<(), StoreError> {
-        self.store.commit(Batch { partition: self.partition, epoch: self.epoch, changes }).await
+        self.store.commit(Batch { partition: self.partition, epoch: self.epoch, number: 0, changes }).await
     }
 
     pub async fn commit(&self, changes: Vec<Change>) {

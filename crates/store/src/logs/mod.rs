@@ -13,8 +13,8 @@ mod chunk;
 mod read;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
+use async_trait::async_trait;
 use pendula_model::{AppId, InstanceId, Timestamp};
 use rusqlite::Connection;
 
@@ -109,32 +109,50 @@ pub struct LogPart {
     pub cut_at: Option<u64>,
 }
 
-/// See the [module](self). Cheap to clone.
-#[derive(Clone)]
-pub struct LogStore {
-    inner: Arc<Inner>,
+/// Where logs are kept.
+#[async_trait]
+pub trait LogStore: Send + Sync + 'static {
+    /// Stores pieces, of any logs, in this order. When it returns they may be acknowledged; one answer for each.
+    async fn append(&self, pieces: Vec<LogAppend>) -> Result<Vec<Appended>, StoreError>;
+
+    /// About `max_bytes` bytes from `from` on: no less as long as there are as many, no more than one chunk beyond.
+    /// Costs memory in proportion to `max_bytes`, whatever the size of the log. A log that nobody wrote is empty.
+    async fn read(&self, key: LogKey, from: u64, max_bytes: usize) -> Result<LogPart, StoreError>;
+
+    /// The last `bytes` bytes.
+    async fn tail(&self, key: LogKey, bytes: usize) -> Result<LogPart, StoreError>;
+
+    /// Forgets all logs of the instances.
+    async fn delete(&self, instances: Vec<(AppId, InstanceId)>) -> Result<(), StoreError>;
+
+    /// Bytes on disk, as far as that is known without asking anybody.
+    fn bytes(&self) -> u64;
+
+    /// What is missing or altered in tables and indexes; empty when all is as this version needs it.
+    async fn faults(&self) -> Result<Vec<String>, StoreError>;
 }
 
-struct Inner {
+/// Logs in a file beside the state; see the [module](self).
+pub struct SqliteLogStore {
     file: PathBuf,
     stored_bytes: u64,
     writer: Writer,
     readers: Readers,
 }
 
-impl LogStore {
+impl SqliteLogStore {
     /// Opens the logs in `directory` with defaults. The caller holds the directory, by having opened the
     /// [`SqliteStore`](crate::SqliteStore) there. Blocks on the disk.
     ///
     /// # Errors
     ///
     /// As of [`SqliteStore::open`](crate::SqliteStore::open).
-    pub fn open(directory: impl AsRef<Path>) -> Result<LogStore, StoreError> {
-        LogStore::open_with(directory, LogOptions::default())
+    pub fn open(directory: impl AsRef<Path>) -> Result<SqliteLogStore, StoreError> {
+        SqliteLogStore::open_with(directory, LogOptions::default())
     }
 
-    /// [`LogStore::open`] with other options.
-    pub fn open_with(directory: impl AsRef<Path>, options: LogOptions) -> Result<LogStore, StoreError> {
+    /// [`SqliteLogStore::open`] with other options.
+    pub fn open_with(directory: impl AsRef<Path>, options: LogOptions) -> Result<SqliteLogStore, StoreError> {
         let file = directory.as_ref().join(LOGS.file);
         let tuning = Tuning { synchronous: options.synchronous, cache_kib: 8 << 10 };
         let mut db = open_writer(&file, tuning)?;
@@ -145,56 +163,51 @@ impl LogStore {
             return Err(StoreError::Corrupt { why });
         }
         let readers = (0..options.readers.max(1)).map(|_| open_reader(&file, tuning)).collect::<Result<Vec<_>, _>>()?;
-        let inner = Inner {
+        Ok(SqliteLogStore {
             stored_bytes: options.stored_bytes,
             writer: Writer::spawn("log-writer", db, open_writer(&file, tuning)?, options.observer)?,
             readers: Readers::spawn("log-reader", readers)?,
             file,
-        };
-        Ok(LogStore { inner: Arc::new(inner) })
+        })
     }
+}
 
-    /// Stores pieces, of any logs, in this order. When it returns they may be acknowledged; one answer for each.
-    pub async fn append(&self, pieces: Vec<LogAppend>) -> Result<Vec<Appended>, StoreError> {
+#[async_trait]
+impl LogStore for SqliteLogStore {
+    async fn append(&self, pieces: Vec<LogAppend>) -> Result<Vec<Appended>, StoreError> {
         // A group of 4,000 is closed after about 4 MiB.
         let weight = pieces.iter().map(|piece| piece.data.len() / 1024 + 1).sum();
-        let limit = self.inner.stored_bytes;
-        self.inner.writer.run(weight, move |db| append::append(db, &pieces, limit)).await
+        let limit = self.stored_bytes;
+        self.writer.run(weight, move |db| append::append(db, &pieces, limit)).await
     }
 
-    /// About `max_bytes` bytes from `from` on: no less as long as there are as many, no more than one chunk beyond.
-    /// Costs memory in proportion to `max_bytes`, whatever the size of the log. A log that nobody wrote is empty.
-    pub async fn read(&self, key: LogKey, from: u64, max_bytes: usize) -> Result<LogPart, StoreError> {
-        self.inner.readers.ask(move |db| read::read(db, key, read::Window::From(from), max_bytes)).await
+    async fn read(&self, key: LogKey, from: u64, max_bytes: usize) -> Result<LogPart, StoreError> {
+        self.readers.ask(move |db| read::read(db, key, read::Window::From(from), max_bytes)).await
     }
 
-    /// The last `bytes` bytes.
-    pub async fn tail(&self, key: LogKey, bytes: usize) -> Result<LogPart, StoreError> {
-        self.inner.readers.ask(move |db| read::read(db, key, read::Window::Last(bytes as u64), bytes)).await
+    async fn tail(&self, key: LogKey, bytes: usize) -> Result<LogPart, StoreError> {
+        self.readers.ask(move |db| read::read(db, key, read::Window::Last(bytes as u64), bytes)).await
     }
 
-    /// Forgets all logs of the instances.
-    pub async fn delete(&self, instances: Vec<(AppId, InstanceId)>) -> Result<(), StoreError> {
+    async fn delete(&self, instances: Vec<(AppId, InstanceId)>) -> Result<(), StoreError> {
         for some in instances.chunks(DELETED_AT_ONCE) {
             let some = some.to_vec();
-            self.inner.writer.run(some.len(), move |db| delete(db, &some)).await?;
+            self.writer.run(some.len(), move |db| delete(db, &some)).await?;
         }
         Ok(())
     }
 
-    /// Bytes on disk.
-    pub fn bytes(&self) -> u64 {
+    fn bytes(&self) -> u64 {
         let size = |suffix: &str| {
-            let mut name = self.inner.file.as_os_str().to_owned();
+            let mut name = self.file.as_os_str().to_owned();
             name.push(suffix);
             std::fs::metadata(name).map_or(0, |metadata| metadata.len())
         };
         size("") + size("-wal")
     }
 
-    /// What is missing or altered in the file; empty when all is as this version needs it.
-    pub async fn faults(&self) -> Result<Vec<String>, StoreError> {
-        self.inner.readers.ask(|db| LOGS.faults(db)).await
+    async fn faults(&self) -> Result<Vec<String>, StoreError> {
+        self.readers.ask(|db| LOGS.faults(db)).await
     }
 }
 

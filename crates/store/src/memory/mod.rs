@@ -4,10 +4,12 @@
 //! asks also exists as a plain method (`*_sync`).
 
 mod apply;
+mod cluster;
 mod tables;
 mod tasks;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use pendula_model::app::App;
@@ -19,6 +21,9 @@ use pendula_model::task::{Fanout, Task};
 use pendula_model::token::Token;
 use pendula_model::{AppId, AttemptKey, Epoch, InstanceId, JobId, PartitionId, Revision, TaskId, Timestamp, TokenId};
 
+use tokio::time::Instant;
+
+use crate::cluster::Cluster;
 use crate::laws;
 use crate::port::{Batch, InstanceFilter, JobFilter, Page, Store, StoreError, StoreStatus, TaskFilter};
 use tables::Tables;
@@ -26,6 +31,10 @@ use tables::Tables;
 /// See the [module](self). Cheap to make; share it by `Arc`.
 pub struct MemoryStore {
     partitions: u16,
+    is_shared: bool,
+    secret: [u8; 32],
+    /// Time goes on from the second by how long ago the first was.
+    made_at: (Instant, Timestamp),
     tables: Mutex<Tables>,
 }
 
@@ -33,7 +42,15 @@ impl MemoryStore {
     /// An empty store with that many partitions (1 to [`PartitionId::LIMIT`]), none of them claimed.
     pub fn new(partitions: u16) -> Self {
         let partitions = partitions.clamp(1, PartitionId::LIMIT);
-        MemoryStore { partitions, tables: Mutex::new(Tables::new(partitions)) }
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let made_at = (Instant::now(), Timestamp::from_micros(wall.as_micros() as i64));
+        let tables = Mutex::new(Tables::new(partitions));
+        MemoryStore { partitions, is_shared: false, secret: [0; 32], made_at, tables }
+    }
+
+    /// One for several servers, which know each other by `secret`.
+    pub fn shared(partitions: u16, secret: [u8; 32]) -> Self {
+        MemoryStore { is_shared: true, secret, ..MemoryStore::new(partitions) }
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -50,7 +67,9 @@ impl MemoryStore {
         let mut tables = self.tables();
         let epoch = self.epoch(&mut tables, partition)?;
         epoch.0 += 1;
-        Ok(*epoch)
+        let epoch = *epoch;
+        tables.numbers.remove(&partition);
+        Ok(epoch)
     }
 
     /// [`Store::partition_load`].
@@ -103,6 +122,9 @@ impl MemoryStore {
         if epoch != batch.epoch {
             return Err(StoreError::Fenced { partition: batch.partition, ours: batch.epoch });
         }
+        if batch.number > 0 && tables.numbers.get(&batch.partition).is_some_and(|last| *last >= batch.number) {
+            return Ok(());
+        }
         tables.begin();
         for change in &batch.changes {
             let written = laws::check(batch.partition, change).and_then(|()| apply::apply(&mut tables, change));
@@ -110,6 +132,9 @@ impl MemoryStore {
                 tables.roll_back();
                 return Err(StoreError::Conflict { what });
             }
+        }
+        if batch.number > 0 {
+            tables.numbers.insert(batch.partition, batch.number);
         }
         Ok(())
     }
@@ -218,6 +243,10 @@ fn prune_definitions(tables: &mut Tables) {
 impl Store for MemoryStore {
     fn partitions(&self) -> u16 {
         self.partitions
+    }
+
+    fn cluster(&self) -> Option<&dyn Cluster> {
+        self.is_shared.then_some(self)
     }
 
     async fn partition_claim(&self, partition: PartitionId, _: &str, _: Timestamp) -> Result<Epoch, StoreError> {

@@ -11,6 +11,8 @@ use pendula_model::task::{Fanout, Task};
 use pendula_model::token::Token;
 use pendula_model::{AppId, AttemptKey, Epoch, InstanceId, JobId, PartitionId, Revision, TaskKey, Timestamp, TokenId};
 
+use super::cluster::Servers;
+
 #[derive(Clone, Debug)]
 pub(super) struct InstanceRow {
     pub instance: Instance,
@@ -34,6 +36,9 @@ enum Undo {
 #[derive(Default)]
 pub(super) struct Tables {
     pub epochs: Vec<Epoch>,
+    /// The last batch written under the present epoch, of those that are numbered.
+    pub numbers: BTreeMap<PartitionId, u64>,
+    pub servers: Servers,
     pub apps: BTreeMap<AppId, App>,
     pub jobs: BTreeMap<JobId, Job>,
     pub revisions: BTreeMap<(JobId, Revision), (Timestamp, Arc<JobSpec>)>,

@@ -146,7 +146,7 @@ async fn what_made_no_sense_before_is_set_aside_after() {
     let quarantine =
         |(id, why): (InstanceId, String)| Change::InstanceQuarantined { id, at, why, prune_at: Timestamp::MAX };
     let changes = snapshot.broken.into_iter().map(quarantine).collect();
-    store.commit(Batch { partition: HOME, epoch, changes }).await.unwrap();
+    store.commit(Batch { partition: HOME, epoch, number: 0, changes }).await.unwrap();
     for id in broken {
         let set_aside = store.instance(InstanceId(id)).await.unwrap().unwrap();
         assert_eq!((set_aside.state, set_aside.reason), (InstanceState::Failed, Some(Reason::QUARANTINED)));

@@ -51,7 +51,7 @@ async fn one_full_disk_fails_all_of_a_group_and_nothing_is_half_written() {
     for _ in 0..200 {
         let some: Vec<_> = (0..5).map(|_| owner.running(&job)).collect();
         let changes = some.iter().map(inserted).collect();
-        let batch = pendula_store::Batch { partition: HOME, epoch: owner.epoch, changes };
+        let batch = pendula_store::Batch { partition: HOME, epoch: owner.epoch, number: 0, changes };
         let store = store.clone();
         batches.push((some, tokio::spawn(async move { store.commit(batch).await })));
     }
@@ -114,7 +114,7 @@ async fn a_damaged_schema_is_refused_at_open() {
 async fn a_lost_state_beside_the_logs_of_an_installation_is_no_new_installation() {
     let directory = tempfile::tempdir().unwrap();
     drop(open(directory.path()));
-    drop(pendula_store::logs::LogStore::open(directory.path()).unwrap());
+    drop(pendula_store::logs::SqliteLogStore::open(directory.path()).unwrap());
     drop(open(directory.path()));
     for name in ["state.db", "state.db-wal", "state.db-shm"] {
         let _ = std::fs::remove_file(directory.path().join(name));

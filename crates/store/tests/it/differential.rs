@@ -277,11 +277,11 @@ async fn compare(batches: Vec<(bool, Vec<Step>)>) {
             Change::TaskUpdated(Box::new(task(3, 3, 2, 4, 0))),
             Change::InstanceEnded { instance: Box::new(instance(3, 2, 4, 0)), prune_at: Timestamp::MAX },
         ];
-        store.commit(Batch { partition: HOME, epoch, changes }).await.unwrap();
+        store.commit(Batch { partition: HOME, epoch, number: 0, changes }).await.unwrap();
     }
     for (prunes, steps) in batches {
         let changes: Vec<_> = steps.into_iter().map(|step| change(&memory, step)).collect();
-        let batch = Batch { partition: HOME, epoch, changes };
+        let batch = Batch { partition: HOME, epoch, number: 0, changes };
         let shown = format!("{batch:?}");
         let theirs = outcome(memory.commit(batch.clone()).await);
         assert_eq!(outcome(sqlite.commit(batch).await), theirs, "{shown}");

@@ -40,7 +40,7 @@ fn victim_writes_until_killed() {
                     let is_bad = number % 10 == caller;
                     changes.extend(is_bad.then(|| inserted(&batch[0])));
                     let name = batch[0].id;
-                    match store.commit(pendula_store::Batch { partition: HOME, epoch, changes }).await {
+                    match store.commit(pendula_store::Batch { partition: HOME, epoch, number: 0, changes }).await {
                         Ok(()) => writeln!(std::io::stdout(), "kept {name}").unwrap(),
                         Err(StoreError::Conflict { .. }) if is_bad => {
                             writeln!(std::io::stdout(), "refused {name}").unwrap();

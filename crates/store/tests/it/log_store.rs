@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use pendula_model::{AppId, InstanceId};
-use pendula_store::logs::{LogAppend, LogKey, LogOptions, LogPart, LogStore};
+use pendula_store::logs::{LogAppend, LogKey, LogOptions, LogPart, LogStore, SqliteLogStore};
 
 const KEY: LogKey = LogKey { app: AppId(1), instance: InstanceId(2), attempt: 1, task: 0 };
 
@@ -18,7 +18,7 @@ fn rows(directory: &Path) -> (i64, i64) {
 }
 
 /// Reads the whole log in steps.
-async fn read_all(logs: &LogStore, key: LogKey, step: usize) -> LogPart {
+async fn read_all(logs: &SqliteLogStore, key: LogKey, step: usize) -> LogPart {
     let mut whole = LogPart::default();
     loop {
         let part = logs.read(key, whole.next_offset, step).await.unwrap();
@@ -37,7 +37,7 @@ async fn read_all(logs: &LogStore, key: LogKey, step: usize) -> LogPart {
 #[tokio::test]
 async fn what_is_appended_is_read_from_any_offset() {
     let directory = tempfile::tempdir().unwrap();
-    let logs = LogStore::open(directory.path()).unwrap();
+    let logs = SqliteLogStore::open(directory.path()).unwrap();
     let empty = logs.read(KEY, 0, 100).await.unwrap();
     assert_eq!(empty, LogPart::default());
     // Pieces of many sizes, also none, with bytes that are no UTF-8.
@@ -73,14 +73,14 @@ async fn what_is_appended_is_read_from_any_offset() {
     assert_eq!(logs.read(stranger, 0, 100).await.unwrap(), LogPart::default());
     drop(logs);
 
-    let logs = LogStore::open(directory.path()).unwrap();
+    let logs = SqliteLogStore::open(directory.path()).unwrap();
     assert!(read_all(&logs, KEY, 1 << 20).await.data == text);
 }
 
 #[tokio::test]
 async fn repeated_pieces_are_stored_once_and_holes_are_named() {
     let directory = tempfile::tempdir().unwrap();
-    let logs = LogStore::open(directory.path()).unwrap();
+    let logs = SqliteLogStore::open(directory.path()).unwrap();
     let other = LogKey { attempt: 2, ..KEY };
     let pieces = vec![
         piece(0, "hello "),
@@ -122,7 +122,7 @@ async fn repeated_pieces_are_stored_once_and_holes_are_named() {
 #[tokio::test]
 async fn a_line_at_a_time_does_not_make_a_row_per_line() {
     let directory = tempfile::tempdir().unwrap();
-    let logs = LogStore::open(directory.path()).unwrap();
+    let logs = SqliteLogStore::open(directory.path()).unwrap();
     let mut expected = String::new();
     for number in 0..3000 {
         let line = format!("line {number} of a task that is in no hurry\n");
@@ -143,7 +143,7 @@ async fn a_line_at_a_time_does_not_make_a_row_per_line() {
 async fn an_attempt_that_logs_too_much_is_cut_and_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let options = LogOptions { stored_bytes: 100_000, ..LogOptions::default() };
-    let logs = LogStore::open_with(directory.path(), options).unwrap();
+    let logs = SqliteLogStore::open_with(directory.path(), options).unwrap();
     // Xorshift: nothing that could be compressed.
     let mut state = 1_u64;
     let mut random = || {
@@ -175,7 +175,7 @@ async fn an_attempt_that_logs_too_much_is_cut_and_says_so() {
 #[tokio::test]
 async fn logs_go_with_their_instances() {
     let directory = tempfile::tempdir().unwrap();
-    let logs = LogStore::open(directory.path()).unwrap();
+    let logs = SqliteLogStore::open(directory.path()).unwrap();
     let keys: Vec<_> = (1..=250).map(|number| LogKey { instance: InstanceId(number), ..KEY }).collect();
     logs.append(keys.iter().map(|key| LogAppend { key: *key, ..piece(0, "text") }).collect()).await.unwrap();
     let all_but_one = keys[1..].iter().map(|key| (key.app, key.instance)).collect();
@@ -190,7 +190,7 @@ async fn logs_go_with_their_instances() {
 #[tokio::test]
 async fn a_damaged_chunk_is_a_hole() {
     let directory = tempfile::tempdir().unwrap();
-    let logs = LogStore::open(directory.path()).unwrap();
+    let logs = SqliteLogStore::open(directory.path()).unwrap();
     let line = "the same again\n".repeat(3000);
     logs.append(vec![piece(0, line.as_bytes())]).await.unwrap();
     logs.append(vec![piece(line.len() as u64, "tail 1\n")]).await.unwrap();
@@ -215,7 +215,7 @@ async fn a_large_log_is_never_held_in_memory() {
     const PIECE: usize = 4 << 20;
     let directory = tempfile::tempdir().unwrap();
     let options = LogOptions { stored_bytes: TOTAL, ..LogOptions::default() };
-    let logs = LogStore::open_with(directory.path(), options).unwrap();
+    let logs = SqliteLogStore::open_with(directory.path(), options).unwrap();
     let block = "a line that comes again and again, as lines of logs do\n".repeat(PIECE / 55 + 1);
     let before = resident();
     for offset in (0..TOTAL).step_by(PIECE) {

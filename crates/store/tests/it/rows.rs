@@ -64,7 +64,7 @@ impl Owner {
     }
 
     pub async fn commit(&self, store: &dyn Store, changes: Vec<Change>) -> Result<(), StoreError> {
-        store.commit(Batch { partition: HOME, epoch: self.epoch, changes }).await
+        store.commit(Batch { partition: HOME, epoch: self.epoch, number: 0, changes }).await
     }
 
     /// Stores a job that is due at `START`.
