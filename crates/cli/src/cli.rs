@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    app, apply, completions, config, dev, diff, doctor, export, import, instance, job, login, server, token, version,
-    worker,
+    app, apply, cluster, completions, config, dev, diff, doctor, export, import, instance, job, login, server, token,
+    version, worker,
 };
 use crate::failure::Outcome;
 use crate::output::{Format, Screen};
@@ -57,6 +57,7 @@ enum Command {
     Instance(instance::Args),
     App(app::Args),
     Token(token::Args),
+    Cluster(cluster::Args),
     Login(login::Args),
     Import(import::Args),
     Doctor(doctor::Args),
@@ -79,6 +80,7 @@ impl Cli {
             Command::Job(args) => job::run(args, screen).await,
             Command::Instance(args) => instance::run(args, screen).await,
             Command::App(args) => app::run(args, screen).await,
+            Command::Cluster(args) => cluster::run(args, screen).await,
             Command::Token(args) => token::run(args, screen).await,
             Command::Login(args) => login::run(args, screen).await,
             Command::Import(args) => import::run(args, screen).await,

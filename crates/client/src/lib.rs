@@ -17,6 +17,7 @@
 //! connections, and repeats a request only where that is asked for ([`Client::follow`]).
 
 mod address;
+mod cluster;
 mod connection;
 mod error;
 

@@ -579,6 +579,68 @@ pub struct StoreView {
     pub bytes: u64,
 }
 
+/// The servers on one store, and who owns what.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ClusterOverview {
+    /// False for a server that is alone on its store; then there are no leases.
+    pub shared: bool,
+    /// The server that looked.
+    pub seen_from: String,
+    pub seen_seconds_ago: f64,
+    pub servers: Vec<ServerView>,
+    pub partitions: Vec<PartitionView>,
+}
+
+/// A server among others.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ServerView {
+    pub name: String,
+    /// Of this process; another one of the same name has another.
+    pub boot: String,
+    /// Where the others reach it.
+    pub address: String,
+    pub version: String,
+    pub joined_at: Timestamp,
+    /// What is left of its lease; 0 when it has run out.
+    pub lease_seconds: f64,
+    /// It gives its partitions away and takes none.
+    pub draining: bool,
+    /// By how much its clock is ahead of the store's.
+    pub skew_seconds: f64,
+    /// How many it owns.
+    pub partitions: u32,
+    pub reach: ReachView,
+    /// What it says of itself, if it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<StatusView>,
+}
+
+/// How one server reaches another.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ReachView {
+    pub reached: bool,
+    pub milliseconds: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// Whose a partition is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PartitionView {
+    pub partition: u16,
+    /// The owner's name; none while nobody has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
+    pub epoch: i64,
+    pub since: Timestamp,
+}
+
 /// An error, as RFC 9457 has it (`application/problem+json`).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

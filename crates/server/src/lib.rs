@@ -9,6 +9,7 @@
 pub mod api;
 pub mod auth;
 pub mod clock;
+mod cluster;
 pub mod config;
 pub mod health;
 mod listener;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pendula_model::PartitionId;
 use pendula_store::StoreError;
 use tokio::time::Instant;
 
@@ -9,6 +10,12 @@ use crate::state::ServerState;
 
 /// How often we look.
 const ROUND: Duration = Duration::from_secs(60);
+/// Whoever owns this partition keeps the house.
+const HOUSEKEEPER: PartitionId = PartitionId(0);
+/// How often a server looks whether it is the one.
+const LOOK: Duration = Duration::from_secs(1);
+/// Servers are forgotten when their lease has run out for so long.
+const SERVERS_REMEMBERED: Duration = Duration::from_secs(3600);
 /// Instances per transaction, so that nobody waits for it.
 const PAGE: usize = 500;
 /// Pause between pages, for everyone else's commits.
@@ -21,10 +28,22 @@ pub(crate) async fn prune(state: ServerState) {
     let tick = state.metrics.tick("retention");
     state.health.watch("retention", tick.clone());
     loop {
+        // Once for all servers on the store.
+        if !state.partitions.is_owned(HOUSEKEEPER) {
+            tokio::time::sleep(LOOK).await;
+            continue;
+        }
         match round(&state).await {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "forgot ended instances"),
             Err(error) => tracing::warn!(%error, "pruning failed; trying again later"),
+        }
+        if let Some(cluster) = state.store.cluster() {
+            match cluster.forget_servers(SERVERS_REMEMBERED).await {
+                Ok(0) => {}
+                Ok(count) => tracing::info!(count, "forgot servers that are gone"),
+                Err(error) => tracing::warn!(%error, "servers that are gone could not be forgotten"),
+            }
         }
         tick.at(state.clock.now());
         tokio::time::sleep(ROUND).await;

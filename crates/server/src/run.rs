@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::body::Body;
+use axum::middleware::from_fn_with_state;
+use axum::routing::any;
 use futures::StreamExt;
 use http::{Response, header};
 use pendula_model::api::ListenerView;
-use pendula_store::Store;
+use pendula_model::worker::BootId;
 use pendula_store::logs::{LogStore, SqliteLogStore};
 use pendula_store::sqlite::{self, SqliteStore};
+use pendula_store::{Seat, Store};
 use pendula_wire::frame::MAX_MESSAGE_BYTES;
 use pendula_wire::v1::worker_service_server::{SERVICE_NAME, WorkerServiceServer};
 use tokio::net::TcpListener;
@@ -23,16 +26,19 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::{self, Authenticator, Secret};
 use crate::clock::{self, Clock};
+use crate::cluster::{self, Member, PeerKey, Relay};
 use crate::config::{Config, Database};
 use crate::health::Health;
 use crate::listener::{self, Listener};
 use crate::logs::LogHub;
 use crate::metrics::Metrics;
 use crate::partition::{self, Owner, Partitions};
-use crate::session::{Refusals, Sessions};
+use crate::session::{Entry, Refusals, Sessions, enter};
 use crate::state::ServerState;
 use crate::{api, retention, tls};
 
+/// How long a stopping server tries to give its partitions away.
+const GIVING_AWAY: Duration = Duration::from_secs(5);
 /// How long a stopped server waits for the last users of its store.
 const LAST_USERS: Duration = Duration::from_secs(5);
 
@@ -70,7 +76,10 @@ impl Server {
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Server> {
         let tcp = listener::bind(&config.listen).await?;
         let metrics = Arc::new(Metrics::new());
-        let Database::Sqlite { directory } = config.database.clone();
+        let directory = match &config.database {
+            Database::Sqlite { directory } => directory.clone(),
+            Database::Postgres(_) => anyhow::bail!("PostgreSQL is being built"),
+        };
         let options = sqlite::Options {
             partitions: config.partitions,
             writer_cache_kib: u32::try_from(config.database_cache >> 10).unwrap_or(u32::MAX),
@@ -116,9 +125,28 @@ impl Server {
             tracing::warn!("{warning}");
         }
 
+        let member = match store.cluster() {
+            None => None,
+            Some(cluster) => {
+                let advertised = config.peer_address(local_addr)?;
+                let seat = Seat {
+                    boot: BootId(rand::random_range(1..=u64::MAX)),
+                    name: config.name.clone().unwrap_or_else(|| host_and_port(&advertised).to_owned()),
+                    address: advertised,
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                };
+                let key = PeerKey::new(cluster.secret().await?);
+                let member = Member::new(seat, store.clone());
+                member.join().await.context("taking a seat among the servers on this database")?;
+                Some((Relay::new(member.clone(), key, config.peer_ca.as_deref())?, member))
+            }
+        };
+        let (relay, member) = member.unzip();
+
         let (stop, kill, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let (partitions, mailboxes) = Partitions::new(store.partitions());
         let state = ServerState {
+            relay,
             auth: Arc::new(Authenticator::new(store.clone(), clock.clone())),
             store,
             logs,
@@ -141,8 +169,18 @@ impl Server {
         let watch = clock::watch_for_jumps(state.clock.clone(), state.health.clone(), state.metrics.clone(), jumped);
         until_stopped(&tasks, &stop, watch);
         until_stopped(&tasks, &stop, retention::prune(state.clone()));
+        if let Some(member) = &member {
+            let (clock, health, metrics) = (state.clock.clone(), state.health.clone(), state.metrics.clone());
+            state.health.not_yet("lease", "looking at the other servers");
+            until_stopped(&tasks, &stop, cluster::attend(member.clone(), clock, health, metrics));
+        }
+        if let Some(relay) = &state.relay {
+            until_stopped(&tasks, &stop, relay.clone().tell_of_moves());
+            until_stopped(&tasks, &stop, auth::watch_store(state.auth.clone()));
+        }
         let owner = Owner {
             name: format!("{local_addr} pid {}", std::process::id()),
+            member: member.clone(),
             store: state.store.clone(),
             clock: state.clock.clone(),
             metrics: state.metrics.clone(),
@@ -167,7 +205,7 @@ impl Server {
             refusals: Refusals::default(),
         };
         tasks.spawn(listener.accept(tcp));
-        let advertised = state.config.advertise.as_deref();
+        let advertised = member.as_ref().map(|member| member.seat().address.as_str());
         tracing::info!(address = %local_addr, advertised, version = env!("CARGO_PKG_VERSION"), "serving");
         let _dropped = (stop.clone().drop_guard(), kill.clone().drop_guard());
         Ok(Server { local_addr, first_admin, state, stop, kill, tasks, _dropped })
@@ -192,6 +230,7 @@ impl Server {
     /// and releases the store. What takes longer than `shutdown_within` is cut off.
     pub async fn stop(self) {
         tracing::info!("stopping");
+        self.give_all_away().await;
         self.stop.cancel();
         self.tasks.close();
         let within = self.state.config.shutdown_within;
@@ -201,8 +240,14 @@ impl Server {
             // Partitions end too: their commits give up soon after the stop.
             let _ = tokio::time::timeout(within.max(Duration::from_secs(10)), self.tasks.wait()).await;
         }
+        // Nobody waits for a store that others have too.
+        let is_shared = self.state.relay.is_some();
         let store = self.state.store.clone();
         drop(self);
+        if is_shared {
+            tracing::info!("stopped");
+            return;
+        }
         // Whoever was cut off may still let go of the store. Nobody tells when; closing it as the last one, we know that
         // the directory is free afterwards.
         let patience = Instant::now() + LAST_USERS;
@@ -214,19 +259,45 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Among others, has them take over what is here, while everything still works.
+    async fn give_all_away(&self) {
+        let Some(relay) = &self.state.relay else { return };
+        relay.member.set_leaving(true);
+        let patience = Instant::now() + GIVING_AWAY.min(self.state.config.shutdown_within);
+        while self.state.partitions.status().owned > 0 && Instant::now() < patience {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let kept = self.state.partitions.status().owned;
+        if kept > 0 {
+            tracing::warn!(kept, "could not give away all partitions; their leases run out");
+        }
+        relay.member.leave().await;
+    }
+}
+
+fn host_and_port(address: &str) -> &str {
+    address.split_once("://").map_or(address, |(_, rest)| rest)
+}
+
 /// Everything on the port: the API, and the workers' sessions.
 fn routes(state: &ServerState, tasks: &TaskTracker, stop: &CancellationToken) -> axum::Router {
     let sessions = Sessions::new(state.clone(), tasks.clone(), stop.clone());
-    let sessions = WorkerServiceServer::new(sessions)
+    let service = WorkerServiceServer::new(sessions.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let entry = Arc::new(Entry { state: state.clone(), sessions, service, stop: stop.clone() });
     let stop = stop.clone();
-    api::router(state.clone())
+    let routes = api::router(state.clone())
         .layer(axum::middleware::map_response(move |response| {
             let stop = stop.clone();
             async move { ends_with_the_server(response, stop) }
         }))
-        .route_service(&format!("/{SERVICE_NAME}/{{method}}"), sessions)
+        .route(&format!("/{SERVICE_NAME}/{{method}}"), any(enter).with_state(entry));
+    match &state.relay {
+        None => routes,
+        Some(relay) => routes.layer(from_fn_with_state(Arc::new(relay.clone()), cluster::admit)),
+    }
 }
 
 /// A stream of events has no end of its own; a stopping server ends it instead of waiting for it.

@@ -9,6 +9,7 @@ use pendula_store::logs::LogStore;
 
 use crate::auth::Authenticator;
 use crate::clock::Clock;
+use crate::cluster::Relay;
 use crate::config::Config;
 use crate::health::Health;
 use crate::logs::LogHub;
@@ -18,6 +19,8 @@ use crate::partition::Partitions;
 /// The server's parts, cheap to clone.
 #[derive(Clone)]
 pub struct ServerState {
+    /// The way to the other servers; nothing when this one is alone on its store.
+    pub(crate) relay: Option<Relay>,
     /// For reads; writes go through [`ServerState::partitions`].
     pub store: Arc<dyn Store>,
     pub logs: Arc<dyn LogStore>,

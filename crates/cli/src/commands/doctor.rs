@@ -152,7 +152,59 @@ async fn serving(client: &Client, kind: TokenKind, report: &mut Report) {
             report.add("status", Verdict::Skipped, format!("needs an admin token, this is of kind {}", kind_word(kind)))
         }
     }
+    if kind == TokenKind::Admin {
+        servers(client, report).await;
+    }
     workers(client, report).await;
+}
+
+/// Each server looks at all others: what one of them cannot reach, requests through it cannot reach either.
+async fn servers(client: &Client, report: &mut Report) {
+    let overview = match within(client.cluster(None)).await {
+        Ok(overview) if overview.shared => overview,
+        Ok(_) => return,
+        Err(why) => return report.failed("servers", why),
+    };
+    let ownerless = overview.partitions.iter().filter(|partition| partition.owner.is_none()).count();
+    if ownerless > 0 {
+        report.failed("servers", format!("{ownerless} partitions have no owner"));
+    }
+    let alive: Vec<_> = overview.servers.iter().filter(|server| server.lease_seconds > 0.0).collect();
+    for server in &alive {
+        let seen = match within(client.cluster(Some(&server.boot))).await {
+            Ok(seen) => seen,
+            Err(why) => {
+                report.failed("servers", format!("{}: {why}", server.name));
+                continue;
+            }
+        };
+        let unreached: Vec<_> = seen
+            .servers
+            .iter()
+            .filter(|other| other.lease_seconds > 0.0 && !other.reach.reached)
+            .map(|other| format!("{} ({})", other.name, other.reach.problem.as_deref().unwrap_or("no answer")))
+            .collect();
+        if !unreached.is_empty() {
+            let what = format!("{} does not reach {}", server.name, unreached.join(", "));
+            report.failed("servers", format!("{what}: is its `advertise` right, and its port open to the others?"));
+        }
+        let skew = Duration::from_secs_f64(server.skew_seconds.abs());
+        if skew >= SKEW_WARN {
+            let verdict = if skew >= SKEW_FAIL { Verdict::Failed } else { Verdict::Warning };
+            report.add("servers", verdict, format!("{}: its clock is {} off the database's", server.name, span(skew)));
+        }
+    }
+    let mut versions: Vec<_> = alive.iter().map(|server| server.version.as_str()).collect();
+    versions.sort_unstable();
+    versions.dedup();
+    if versions.len() > 1 {
+        report.add(
+            "servers",
+            Verdict::Warning,
+            format!("versions {} at once: finish the upgrade", versions.join(" and ")),
+        );
+    }
+    report.ok("servers", format!("{} share the work, and were asked to reach each other", alive.len()));
 }
 
 /// The server's clock was read between the two moments of ours; what lies outside of them is skew.
@@ -193,7 +245,10 @@ fn inside(status: &StatusView, report: &mut Report) {
         report.add("port", verdict, format!("{} on {}, {tls}{open}", listener.name, listener.address));
     }
     let partitions = format!("{} of {}", status.partitions_owned, status.partitions_total);
-    let owned = if status.partitions_owned == status.partitions_total { Verdict::Ok } else { Verdict::Warning };
+    // Where servers share them, others have the rest: see `servers`.
+    let is_alone = status.store.kind == "sqlite";
+    let is_complete = status.partitions_owned == status.partitions_total;
+    let owned = if is_complete || !is_alone { Verdict::Ok } else { Verdict::Warning };
     report.add("partitions", owned, partitions);
     for (name, age) in status.loops.iter().filter(|(_, age)| **age > LOOP_STUCK_SECONDS) {
         report.failed("loops", format!("`{name}` has not come round for {}", span(Duration::from_secs_f64(*age))));

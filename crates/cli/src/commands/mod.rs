@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod apply;
+pub mod cluster;
 pub mod completions;
 pub mod config;
 pub mod dev;

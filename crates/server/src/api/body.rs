@@ -8,6 +8,7 @@ use axum::response::IntoResponse;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{StatusCode, header};
+use http_body_util::{BodyExt, Collected, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
 use super::problem::*;
@@ -65,6 +66,16 @@ fn check_content_type(request: &Request) -> Result<(), ApiError> {
     } else {
         Err(ApiError::new(&UNSUPPORTED_MEDIA_TYPE))
     }
+}
+
+/// All of a body, of at most `limit` bytes, for whoever may have to send it more than once.
+pub(super) async fn whole(body: axum::body::Body, limit: usize) -> Result<Bytes, ApiError> {
+    let read = tokio::time::timeout(BODY_TIME, Limited::new(body, limit).collect()).await;
+    let read = read.map_err(|_| ApiError::new(&BODY_TIMEOUT))?;
+    read.map(Collected::to_bytes).map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+        Some(_) => ApiError::new(&BODY_TOO_LARGE),
+        None => ApiError::with(&INVALID_BODY, "the connection broke while the body was read"),
+    })
 }
 
 async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {

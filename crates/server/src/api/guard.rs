@@ -19,6 +19,7 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::path::{Operation, ParameterIn};
 
 use super::Shared;
+use super::elsewhere::{self, AtOwner};
 use super::problem::*;
 use crate::auth::{Permission, Principal};
 
@@ -41,6 +42,9 @@ pub(super) struct Guarded {
     pub(super) api: Shared,
     pub(super) guard: Guard,
     pub(super) operation: String,
+    at_owner: AtOwner,
+    idempotent: bool,
+    body_bytes: usize,
     /// Query parameters that the operation documents.
     query: HashSet<String>,
     /// Headers that change what it does, of those that it documents.
@@ -58,7 +62,14 @@ impl Guarded {
             names.collect()
         };
         let (query, headers) = (named(ParameterIn::Query), named(ParameterIn::Header));
-        Guarded { api, guard, operation: operation.operation_id.clone().unwrap_or_default(), query, headers }
+        let operation = operation.operation_id.clone().unwrap_or_default();
+        Guarded { api, guard, operation, at_owner: AtOwner::None, idempotent: false, body_bytes: 0, query, headers }
+    }
+
+    /// With what must be answered by an owner, whether it may be asked again when nobody knows what became of it, and the
+    /// bytes of a body at most.
+    pub(super) fn at_owner(self, at_owner: AtOwner, idempotent: bool, body_bytes: usize) -> Self {
+        Guarded { at_owner, idempotent, body_bytes, ..self }
     }
 }
 
@@ -69,6 +80,10 @@ pub(super) struct JobName(pub(super) String);
 /// The worker named by the path. It need not exist.
 #[derive(Clone, Debug)]
 pub(super) struct WorkerName(pub(super) String);
+
+/// The server named by the path. It need not exist.
+#[derive(Clone, Debug)]
+pub(super) struct ServerName(pub(super) String);
 
 /// The task named by the path. It need not exist.
 #[derive(Clone, Copy, Debug)]
@@ -89,9 +104,11 @@ pub(super) async fn check(
         Ok(caller) => caller,
         Err(error) => return error.into_response(),
     };
-    let Some(caller) = caller.filter(|_| changes_something(request.method())) else { return next.run(request).await };
+    let Some(caller) = caller.filter(|_| changes_something(request.method())) else {
+        return answer(&guarded, request, next).await;
+    };
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let response = next.run(request).await;
+    let response = answer(&guarded, request, next).await;
     let made = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
     tracing::info!(
         target: "audit",
@@ -105,6 +122,17 @@ pub(super) async fn check(
         "change"
     );
     response
+}
+
+/// Has the handler answer, here or where what the path names is owned.
+async fn answer(guarded: &Guarded, request: Request, next: Next) -> Response {
+    if !guarded.at_owner.holds(&request) {
+        return next.run(request).await;
+    }
+    let of_instance = || request.extensions().get::<Instance>().map(|instance| instance.id.partition());
+    let partition = request.extensions().get::<App>().map(|app| app.partition).or_else(of_instance);
+    let repeatable = elsewhere::is_repeatable(request.method(), request.headers(), guarded.idempotent);
+    elsewhere::answer(&guarded.api, partition, repeatable, guarded.body_bytes, request, next).await
 }
 
 fn changes_something(method: &Method) -> bool {
@@ -150,6 +178,7 @@ async fn authorize(
                 request.extensions_mut().insert(TaskNumber(id));
             }
             "job" => drop(request.extensions_mut().insert(JobName(value.to_owned()))),
+            "server" => drop(request.extensions_mut().insert(ServerName(value.to_owned()))),
             "worker" => drop(request.extensions_mut().insert(WorkerName(value.to_owned()))),
             other => unreachable!("routes use no other names in their paths, but there is {{{other}}}"),
         }

@@ -8,6 +8,8 @@
 mod apply;
 mod apps;
 mod body;
+mod cluster;
+mod elsewhere;
 mod explain;
 mod follow;
 mod guard;

@@ -68,6 +68,8 @@ codes! {
         "Look at `attempts` of the instance; leave `attempt` out for the latest.";
     WORKER_NOT_FOUND: 404 "worker_not_found", "No such worker",
         "Check the name with `GET /api/v1/apps/{app}/workers`; only connected workers are known.";
+    SERVER_NOT_FOUND: 404 "server_not_found", "No such server",
+        "Check the name with `GET /api/v1/cluster`; only servers that are alive are known.";
     TOKEN_NOT_FOUND: 404 "token_not_found", "No such token",
         "Check the id with `GET /api/v1/tokens`; it may be revoked already.";
     METHOD_NOT_ALLOWED: 405 "method_not_allowed", "The path has no such method",
@@ -88,6 +90,8 @@ codes! {
         "Wait until it ends, or stop it first.";
     INSTANCE_STARTED: 409 "instance_started", "A worker has the instance",
         "Use `stop` instead of `cancel`.";
+    NOT_SHARED: 409 "not_shared", "The server is alone on its database",
+        "Only servers that share a database can give their work to one another.";
     NOTHING_TO_RETRY: 409 "nothing_to_retry", "Nothing of it can be tried again like this",
         "The detail says why; `retry` without `only` runs all of it again.";
     VERSION_MISMATCH: 412 "version_mismatch", "Somebody else edited it meanwhile",
@@ -108,6 +112,12 @@ codes! {
         "Try again later; look for work that waits without a worker.";
     UNAVAILABLE: 503 "unavailable" (retryable), "The server cannot do it now",
         "Try again as `Retry-After` says; `/readyz` tells what is wrong.";
+    NOT_OWNER: 503 "not_owner" (retryable), "Another server has this now",
+        "Repeat the request; any server finds the owner.";
+    NO_OWNER: 503 "no_owner" (retryable), "No server has this at the moment",
+        "Nothing was done. A crashed server's work is taken over within seconds: repeat the request.";
+    OWNER_LOST: 503 "owner_lost" (retryable), "The server that did this went away",
+        "It may have been carried out: look, or repeat it with the same idempotency key.";
     TIMEOUT: 504 "timeout" (retryable), "No answer in time",
         "It may still be carried out: look, or repeat it with the same idempotency key.";
 }
@@ -167,6 +177,9 @@ impl IntoResponse for ApiError {
         if self.code.retryable {
             let seconds = self.retry_after.as_secs_f64().ceil().max(1.0) as u64;
             headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.code == &NOT_OWNER {
+            headers.insert(crate::cluster::NOT_OWNER, HeaderValue::from_static("partition"));
         }
         if self.code == &UNAUTHENTICATED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"pendula\""));

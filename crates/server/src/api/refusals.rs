@@ -44,6 +44,8 @@ impl From<CommandError> for ApiError {
     fn from(error: CommandError) -> Self {
         match error {
             CommandError::Unavailable { .. } => ApiError::with(&UNAVAILABLE, error.to_string()),
+            CommandError::NotHere => ApiError::new(&NOT_OWNER),
+            CommandError::Unknown => ApiError::new(&OWNER_LOST),
             CommandError::Timeout => ApiError::new(&TIMEOUT),
         }
     }

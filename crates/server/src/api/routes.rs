@@ -14,8 +14,11 @@ use utoipa::{PartialSchema, ToSchema};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
+use super::elsewhere::AtOwner;
 use super::guard::{self, Guard, Guarded};
-use super::{Shared, apply, apps, explain, instances, jobs, log_download, logs, runs, server, tasks, tokens, workers};
+use super::{
+    Shared, apply, apps, cluster, explain, instances, jobs, log_download, logs, runs, server, tasks, tokens, workers,
+};
 use crate::auth::Permission::*;
 
 /// Bytes of a body, unless the route says otherwise: more than any definition needs.
@@ -27,16 +30,32 @@ const BULK_BYTES: usize = 16 * 1024 * 1024;
 struct Route {
     guard: Guard,
     body_bytes: usize,
+    at_owner: AtOwner,
+    idempotent: bool,
     operation: UtoipaMethodRouter<Shared>,
 }
 
+/// What changes something in an app is done by whoever owns its partition, and so is what asks its memory.
 fn route(guard: Guard, operation: UtoipaMethodRouter<Shared>) -> Route {
-    Route { guard, body_bytes: BODY_BYTES, operation }
+    Route { guard, body_bytes: BODY_BYTES, at_owner: AtOwner::None, idempotent: false, operation }
 }
 
 impl Route {
     fn body(self, body_bytes: usize) -> Self {
         Route { body_bytes, ..self }
+    }
+
+    fn at_owner(self) -> Self {
+        Route { at_owner: AtOwner::All, ..self }
+    }
+
+    fn following_at_owner(self) -> Self {
+        Route { at_owner: AtOwner::Following, ..self }
+    }
+
+    /// Twice comes to the same as once.
+    fn idempotent(self) -> Self {
+        Route { idempotent: true, ..self }
     }
 }
 
@@ -49,39 +68,42 @@ fn all() -> Vec<Route> {
         route(Server(View), routes!(server::openapi)),
         route(Server(View), routes!(server::whoami)),
         route(Server(ViewServer), routes!(server::status)),
+        route(Server(ViewServer), routes!(cluster::show_cluster)),
+        route(Server(ManageServers), routes!(cluster::drain_server)),
+        route(Server(ManageServers), routes!(cluster::undrain_server)),
         route(Server(View), routes!(server::preview)),
         route(Server(View), routes!(apps::list_apps)),
-        route(Server(ManageApps), routes!(apps::create_app)),
+        route(Server(ManageApps), routes!(apps::create_app)).at_owner(),
         route(App(View), routes!(apps::show_app)),
-        route(App(ManageApps), routes!(apps::update_app)),
-        route(App(ManageApps), routes!(apps::delete_app)),
+        route(App(ManageApps), routes!(apps::update_app)).at_owner(),
+        route(App(ManageApps), routes!(apps::delete_app)).at_owner(),
         route(App(View), routes!(jobs::list_jobs)),
-        route(App(Define), routes!(jobs::create_job)),
+        route(App(Define), routes!(jobs::create_job)).at_owner(),
         route(App(View), routes!(jobs::show_job)),
-        route(App(Define), routes!(jobs::put_job)),
-        route(App(Define), routes!(jobs::delete_job)),
-        route(App(Operate), routes!(jobs::enable_job)),
-        route(App(Operate), routes!(jobs::disable_job)),
+        route(App(Define), routes!(jobs::put_job)).at_owner(),
+        route(App(Define), routes!(jobs::delete_job)).at_owner(),
+        route(App(Operate), routes!(jobs::enable_job)).at_owner().idempotent(),
+        route(App(Operate), routes!(jobs::disable_job)).at_owner().idempotent(),
         route(App(View), routes!(jobs::next_fires)),
         route(App(View), routes!(jobs::list_revisions)),
         route(App(View), routes!(jobs::list_gaps)),
-        route(App(Define), routes!(apply::apply_jobs)).body(BULK_BYTES),
-        route(App(Operate), routes!(runs::run_job)),
-        route(App(Operate), routes!(runs::run_many)).body(BULK_BYTES),
+        route(App(Define), routes!(apply::apply_jobs)).body(BULK_BYTES).at_owner(),
+        route(App(Operate), routes!(runs::run_job)).at_owner(),
+        route(App(Operate), routes!(runs::run_many)).body(BULK_BYTES).at_owner(),
         route(Server(View), routes!(instances::list_instances)),
         route(Instance(View), routes!(instances::show_instance)),
         route(Instance(View), routes!(tasks::list_tasks)),
         route(Instance(View), routes!(tasks::show_task)),
         route(Instance(View), routes!(tasks::read_result)),
-        route(Instance(Operate), routes!(tasks::retry_tasks)),
-        route(Instance(View), routes!(explain::explain_instance)),
-        route(Instance(Operate), routes!(instances::stop_instance)),
-        route(Instance(Operate), routes!(instances::cancel_instance)),
-        route(Instance(Operate), routes!(runs::retry_instance)),
-        route(Instance(View), routes!(logs::read_log)),
+        route(Instance(Operate), routes!(tasks::retry_tasks)).at_owner(),
+        route(Instance(View), routes!(explain::explain_instance)).at_owner(),
+        route(Instance(Operate), routes!(instances::stop_instance)).at_owner().idempotent(),
+        route(Instance(Operate), routes!(instances::cancel_instance)).at_owner().idempotent(),
+        route(Instance(Operate), routes!(runs::retry_instance)).at_owner(),
+        route(Instance(View), routes!(logs::read_log)).following_at_owner(),
         route(Instance(View), routes!(log_download::download_log)),
-        route(App(View), routes!(workers::list_workers)),
-        route(App(Operate), routes!(workers::drain_worker)),
+        route(App(View), routes!(workers::list_workers)).at_owner(),
+        route(App(Operate), routes!(workers::drain_worker)).at_owner().idempotent(),
         route(Server(ManageTokens), routes!(tokens::list_tokens)),
         route(Server(ManageTokens), routes!(tokens::create_token)),
         route(Server(ManageTokens), routes!(tokens::revoke_token)),
@@ -122,7 +144,9 @@ pub(super) fn router(api: &Shared) -> axum::Router<Shared> {
     for mut route in all() {
         describe(&mut route);
         let (_, path, operation) = operation(&mut route.operation);
-        let guarded = Arc::new(Guarded::new(api.clone(), route.guard, operation));
+        let guarded = Guarded::new(api.clone(), route.guard, operation);
+        let guarded = guarded.at_owner(route.at_owner, route.idempotent, route.body_bytes);
+        let guarded = Arc::new(guarded);
         let methods = route.operation.map(|methods| {
             methods
                 .layer(DefaultBodyLimit::max(route.body_bytes))

@@ -90,6 +90,11 @@ pub(super) async fn whoami(
 /// The server's health in detail.
 #[utoipa::path(get, path = "/api/v1/status", tag = "server", responses((status = 200, description = "How it does.", body = StatusView)))]
 pub(super) async fn status(State(api): State<Shared>) -> Result<JsonAnswer<StatusView>, ApiError> {
+    overview(&api).await.map(JsonAnswer)
+}
+
+/// What this server says of itself.
+pub(super) async fn overview(api: &Shared) -> Result<StatusView, ApiError> {
     let server = &api.server;
     let store = server.store.status().await?;
     let partitions = server.partitions.status();
@@ -98,8 +103,9 @@ pub(super) async fn status(State(api): State<Shared>) -> Result<JsonAnswer<Statu
     problems.extend(server.config.warnings.iter().map(|warning| format!("config: {warning}")));
     let kind = match server.config.database {
         Database::Sqlite { .. } => "sqlite",
+        Database::Postgres(_) => "postgres",
     };
-    Ok(JsonAnswer(StatusView {
+    Ok(StatusView {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_at: server.started_at,
         now: api.now(),
@@ -112,7 +118,7 @@ pub(super) async fn status(State(api): State<Shared>) -> Result<JsonAnswer<Statu
         workers: u32::try_from(partitions.gauges.sessions).unwrap_or(u32::MAX),
         active_instances: (partitions.gauges.waiting + partitions.gauges.placed) as u64,
         loops: server.health.loops(api.now()).into_iter().map(|(name, age)| (name, age.as_secs_f64())).collect(),
-    }))
+    })
 }
 
 #[derive(Deserialize, IntoParams)]

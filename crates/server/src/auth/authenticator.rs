@@ -1,6 +1,6 @@
 //! From an `Authorization` header to a [`Principal`], and the news that one is no longer good.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use pendula_model::id::drawn_id;
 use pendula_model::token::{Scope, Token};
 use pendula_model::{AppId, Timestamp, TokenId};
 use pendula_store::{Store, StoreError};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use super::failures::Failures;
 use super::principal::Principal;
@@ -56,6 +56,14 @@ pub struct Authenticator {
     failures: Failures,
     remembered: Mutex<Remembered>,
     revoked: broadcast::Sender<Revoked>,
+    looked_at: watch::Sender<Option<LookedAt>>,
+}
+
+/// The tokens that there were when the store was last looked at, where others write to it too.
+#[derive(Clone)]
+struct LookedAt {
+    at: Instant,
+    valid: Arc<HashSet<TokenId>>,
 }
 
 #[derive(Default)]
@@ -68,7 +76,14 @@ struct Remembered {
 impl Authenticator {
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
         let (revoked, _) = broadcast::channel(1024);
-        Authenticator { store, clock, failures: Failures::default(), remembered: Mutex::default(), revoked }
+        Authenticator {
+            store,
+            clock,
+            failures: Failures::default(),
+            remembered: Mutex::default(),
+            revoked,
+            looked_at: watch::Sender::new(None),
+        }
     }
 
     /// Whom the value of an `Authorization` header stands for: `Bearer SECRET`.
@@ -145,7 +160,8 @@ impl Authenticator {
     /// Resolves when the principal's token expires or is revoked, with the reason. For connections that outlive a
     /// request: run it beside them and close them when it resolves.
     pub async fn ended(&self, principal: &Principal) -> &'static str {
-        let mut revocations = self.revoked.subscribe();
+        let since = Instant::now();
+        let (mut revocations, mut looked_at) = (self.revoked.subscribe(), self.looked_at.subscribe());
         // What was revoked between authentication and subscription is no news any more.
         if self.is_gone(principal).await {
             return "its token was revoked";
@@ -165,6 +181,16 @@ impl Authenticator {
                     Ok(_) => {}
                     Err(_) => if self.is_gone(principal).await { return "its token was revoked" },
                 },
+                Ok(()) = looked_at.changed() => {
+                    let looked = looked_at.borrow_and_update();
+                    // What was looked at before may not have had it yet.
+                    let is_gone = looked.as_ref().is_some_and(|looked| {
+                        looked.at > since && !looked.valid.contains(&principal.token_id)
+                    });
+                    if is_gone {
+                        return "its token was revoked";
+                    }
+                }
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -221,6 +247,19 @@ impl Authenticator {
 
     fn cache(&self) -> MutexGuard<'_, Remembered> {
         self.remembered.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+/// Notices what other servers on the same store revoked, for ever.
+pub(crate) async fn watch_store(auth: Arc<Authenticator>) {
+    loop {
+        let at = Instant::now();
+        // A store that is away is no reason to send anybody away.
+        if let Ok(tokens) = auth.store.tokens().await {
+            let valid = tokens.iter().map(|token| token.id).collect();
+            auth.looked_at.send_replace(Some(LookedAt { at, valid: Arc::new(valid) }));
+        }
+        tokio::time::sleep(REMEMBERED).await;
     }
 }
 

@@ -11,6 +11,7 @@ mod failures;
 mod principal;
 mod secret;
 
+pub(crate) use authenticator::watch_store;
 pub use authenticator::{AuthError, Authenticator, Revoked};
 pub use bootstrap::{BootstrapError, CONFIGURED, bootstrap};
 pub use principal::{Permission, Principal};

@@ -18,6 +18,8 @@ pub enum Permission {
     ManageTokens,
     /// See the server itself: its state, its listeners, its store.
     ViewServer,
+    /// Have servers give their work to one another.
+    ManageServers,
     /// Read `/metrics`.
     ReadMetrics,
     /// Run an app's work as a worker.
@@ -74,7 +76,7 @@ mod tests {
     #[test]
     fn scopes_open_what_they_say_and_nothing_else() {
         let (own, other) = (AppId(1), AppId(2));
-        let all = [View, Define, Operate, ManageApps, ManageTokens, ViewServer, ReadMetrics, ServeWork];
+        let all = [View, Define, Operate, ManageApps, ManageTokens, ViewServer, ManageServers, ReadMetrics, ServeWork];
         let opened = |scope: Scope, app| {
             let may = may(scope);
             all.into_iter().filter(|permission| may(*permission, app)).collect::<Vec<_>>()
@@ -85,6 +87,6 @@ mod tests {
         assert_eq!(opened(Scope::Worker { app: own }, Some(other)), []);
         assert_eq!(opened(Scope::Worker { app: own }, None), []);
         assert_eq!(opened(Scope::Metrics, None), [ReadMetrics]);
-        assert_eq!(opened(Scope::Admin, Some(own)), all[..7]);
+        assert_eq!(opened(Scope::Admin, Some(own)), all[..8]);
     }
 }

@@ -8,6 +8,7 @@ mod raw;
 mod values;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,8 +38,10 @@ pub enum ConfigError {
 pub struct Config {
     /// `host:port`; port 0 takes a free one.
     pub listen: String,
-    /// `host:port` under which workers and users reach the server, where it differs from `listen`.
+    /// `host:port` under which other servers reach this one, where it differs from `listen`.
     pub advertise: Option<String>,
+    /// What it is called among other servers.
+    pub name: Option<String>,
     pub database: Database,
     /// Bytes.
     pub database_cache: u64,
@@ -48,6 +51,8 @@ pub struct Config {
     pub retention: Duration,
     pub shutdown_within: Duration,
     pub tls: Option<Tls>,
+    /// What other servers' certificates are checked with, where it is not the system's.
+    pub peer_ca: Option<PathBuf>,
     pub engine: Engine,
     pub limits: Limits,
     pub log: Log,
@@ -61,6 +66,25 @@ pub struct Config {
 pub enum Database {
     /// A directory that belongs to one server.
     Sqlite { directory: PathBuf },
+    /// A database that any number of servers share.
+    Postgres(DatabaseUrl),
+}
+
+/// A URL that may have a password in it, which is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DatabaseUrl(String);
+
+impl DatabaseUrl {
+    /// All of it, to connect with.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&raw::without_password(&self.0))
+    }
 }
 
 /// Files in PEM format.
@@ -156,12 +180,14 @@ impl Config {
         let mut config = Config {
             listen: raw.need("listen", values::address)?,
             advertise: raw.get("advertise", values::address)?,
+            name: raw.get("name", values::text)?,
             database: raw.need("database", values::database)?,
             database_cache: raw.need("database_cache", values::size(1 << 20..=64 << 30))?,
             admin_token: raw.get("admin_token", values::secret)?,
             partitions: raw.need("partitions", values::number(1..=1024))? as u16,
             retention: raw.need("retention", values::duration(second, day * 36_600))?,
             shutdown_within: raw.need("shutdown_within", values::duration(Duration::ZERO, second * 3600))?,
+            peer_ca: raw.get("tls.peer_ca", values::path)?,
             tls,
             engine,
             limits,
@@ -175,6 +201,25 @@ impl Config {
             config.warnings.push(warning.to_owned());
         }
         Ok(config)
+    }
+
+    /// The address under which other servers reach this one, which listens at `bound`.
+    ///
+    /// # Errors
+    /// When others cannot know it: it listens everywhere and does not say where it is.
+    pub fn peer_address(&self, bound: SocketAddr) -> Result<String, ConfigError> {
+        let host = match &self.advertise {
+            Some(advertise) => advertise.clone(),
+            None if bound.ip().is_unspecified() => {
+                return Err(ConfigError::Together(format!(
+                    "`listen` is {}, from which other servers cannot tell where this one is: set `advertise` to the host:port \
+                     under which they reach it",
+                    self.listen
+                )));
+            }
+            None => bound.to_string(),
+        };
+        Ok(format!("{}://{host}", if self.tls.is_some() { "https" } else { "http" }))
     }
 
     fn is_loopback(&self) -> bool {

@@ -38,14 +38,20 @@ pub const OPTIONS: &[Opt] = &[
     ),
     unset(
         "advertise",
-        "Where others reach the server, as host:port, when that is not what it listens on (a proxy, a container).\n\
-         It is shown to people; nothing is ever connected to it.",
+        "Where the other servers on the same database reach this one, as host:port, when that is not what it listens on\n\
+         (0.0.0.0, a container). Alone on its database it is only shown to people.",
+    ),
+    unset(
+        "name",
+        "What this server is called among others on the same database, for people. Default: its advertised address.",
     ),
     option(
         "database",
         "sqlite:pendula-data",
-        "Where everything is kept: sqlite:DIRECTORY. The directory is made when it is missing and belongs to one\n\
-         server process; a second one is refused.",
+        "Where everything is kept. sqlite:DIRECTORY is made when it is missing and belongs to one server process; a\n\
+         second one is refused. postgres://USER:PASSWORD@HOST:PORT/DATABASE is shared by any number of servers; several\n\
+         hosts with commas between them, and sslmode, sslrootcert as libpq knows them. Prefer the environment to the\n\
+         command line for a password.",
     ),
     option(
         "database_cache",
@@ -75,6 +81,10 @@ pub const OPTIONS: &[Opt] = &[
     ),
     unset("tls.cert", "Certificate chain of the port, as a PEM file. With it and tls.key the port speaks TLS only."),
     unset("tls.key", "Private key of the certificate, as a PEM file."),
+    unset(
+        "tls.peer_ca",
+        "Certificates that those of other servers are checked with, as a PEM file. Default: those of the system.",
+    ),
     option(
         "engine.look_ahead",
         "15s",

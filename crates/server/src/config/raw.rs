@@ -203,7 +203,7 @@ impl Raw {
             text.push_str(&format!("# Default: {default}. Environment: {}.\n", option.variable()));
             match self.written.get(option.key) {
                 Some(_) if option.secret => text.push_str(&format!("# {name} is set, and not shown\n")),
-                Some(written) => text.push_str(&format!("{name} = {}\n", quoted(&written.text))),
+                Some(written) => text.push_str(&format!("{name} = {}\n", quoted(&without_password(&written.text)))),
                 None => text.push_str(&format!("# {name} = \"\"\n")),
             }
         }
@@ -226,7 +226,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// A URL without what stands before the `@` of its authority.
-fn without_password(text: &str) -> String {
+pub(super) fn without_password(text: &str) -> String {
     match text.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1))) {
         Some((scheme, rest)) => format!("{scheme}://…@{rest}"),
         None => text.to_owned(),

@@ -60,10 +60,11 @@ fn s5_1_every_spelling_is_normalised_or_refused_with_file_key_value_and_what_is_
         let refused = refusal(&format!("listen = '{spelling}'"));
         assert!(refused.contains("`listen`") && refused.contains("host:port"), "{refused}");
     }
-    for spelling in ["sqlite:data", "SQLite:data", "sqlite:///var/lib/pendula"] {
+    let urls = ["postgres://u:hunter2@h/d", "PostgreSQL://h1:1,h2:2/d?sslmode=require"];
+    for spelling in ["sqlite:data", "SQLite:data", "sqlite:///var/lib/pendula"].into_iter().chain(urls) {
         assert!(load(&format!("database = '{spelling}'"), &[], Flags::default()).is_ok(), "{spelling}");
     }
-    for spelling in ["data", "sqlite:", "sqlite://", "mysql:x", "postgres://u:hunter2@h/d"] {
+    for spelling in ["data", "sqlite:", "sqlite://", "mysql://u:hunter2@h/d", "postgres:h", "postgres://"] {
         let refused = refusal(&format!("database = '{spelling}'"));
         assert!(refused.contains("sqlite:DIRECTORY") && !refused.contains("hunter2"), "{refused}");
     }
@@ -75,6 +76,16 @@ fn s5_1_every_spelling_is_normalised_or_refused_with_file_key_value_and_what_is_
         "database_cache = 1",
     ] {
         assert!(refusal(toml).contains("write a"), "{toml}");
+    }
+}
+
+#[test]
+fn the_databases_password_is_shown_nowhere() {
+    let config = load("database = 'postgres://u:hunter2@h/d'", &[], Flags::default()).expect("a good one");
+    let Database::Postgres(url) = &config.database else { panic!("{:?}", config.database) };
+    assert_eq!(url.reveal(), "postgres://u:hunter2@h/d");
+    for shown in [format!("{config:?}"), config.to_toml_documented()] {
+        assert!(shown.contains("@h/d") && !shown.contains("hunter2"), "{shown}");
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pendula_model::duration;
 
-use super::Database;
+use super::{Database, DatabaseUrl};
 use crate::auth::Secret;
 
 pub(super) fn text(text: &str) -> Result<String, String> {
@@ -38,8 +38,12 @@ pub(super) fn address(address: &str) -> Result<String, String> {
 }
 
 pub(super) fn database(url: &str) -> Result<Database, String> {
-    let allowed = || "allowed: sqlite:DIRECTORY (this version has no other database)".to_owned();
+    let allowed = || "allowed: sqlite:DIRECTORY or postgres://USER:PASSWORD@HOST:PORT/DATABASE".to_owned();
     let (scheme, rest) = url.split_once(':').ok_or_else(allowed)?;
+    if ["postgres", "postgresql"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+        let named = rest.strip_prefix("//").filter(|rest| !rest.is_empty()).ok_or_else(allowed)?;
+        return Ok(Database::Postgres(DatabaseUrl(format!("postgres://{named}"))));
+    }
     if !scheme.eq_ignore_ascii_case("sqlite") || rest.is_empty() {
         return Err(allowed());
     }

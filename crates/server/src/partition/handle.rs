@@ -49,6 +49,12 @@ pub enum CommandError {
     /// It was not carried out, or its commit was refused; the same command may succeed in a moment.
     #[error("the partition cannot answer now: {why}")]
     Unavailable { why: String },
+    /// Another server has the partition, or nobody has it. It was not carried out.
+    #[error("the partition is not on this server")]
+    NotHere,
+    /// The partition went away while it was carried out; whether it was, is not known.
+    #[error("the partition moved while the command was carried out; it may have been")]
+    Unknown,
     /// The deadline passed; it may still be carried out.
     #[error("no answer in time; the command may still be carried out")]
     Timeout,
@@ -75,11 +81,21 @@ struct Slot {
 /// What a loop lets others see.
 #[derive(Default)]
 pub(crate) struct Standing {
+    /// Owned, or about to be: what is sent is taken.
+    here: AtomicBool,
     owned: AtomicBool,
     gauges: Mutex<Gauges>,
 }
 
 impl Standing {
+    pub(crate) fn set_here(&self, here: bool) {
+        self.here.store(here, Ordering::Release);
+    }
+
+    fn is_here(&self) -> bool {
+        self.here.load(Ordering::Acquire)
+    }
+
     pub(crate) fn set_owned(&self, owned: bool) {
         self.owned.store(owned, Ordering::Release);
     }
@@ -127,6 +143,16 @@ impl Partitions {
         PartitionId::of_app(name, self.slots.len() as u16)
     }
 
+    /// Whether this server has the partition, or is about to.
+    pub fn is_here(&self, partition: PartitionId) -> bool {
+        self.slots.get(usize::from(partition.0)).is_some_and(|slot| slot.standing.is_here())
+    }
+
+    /// Whether this server owns the partition.
+    pub(crate) fn is_owned(&self, partition: PartitionId) -> bool {
+        self.slots.get(usize::from(partition.0)).is_some_and(|slot| slot.standing.owned.load(Ordering::Acquire))
+    }
+
     /// Carries out one command and waits for its reply, which comes after the commit.
     ///
     /// A command whose caller gave up before the loop took it is not carried out.
@@ -135,6 +161,9 @@ impl Partitions {
         let Some(slot) = self.slots.get(usize::from(partition.0)) else {
             return Ok(Reply::Refused(Refusal::NotFound("partition")));
         };
+        if !slot.standing.is_here() {
+            return Err(CommandError::NotHere);
+        }
         let (answer, waiting) = oneshot::channel();
         slot.push(Message::Command { command, answer }, deadline).await?;
         answered(waiting, deadline).await?
@@ -154,6 +183,9 @@ impl Partitions {
         let Some(slot) = self.slots.get(usize::from(partition.0)) else {
             return vec![Ok(Reply::Refused(Refusal::NotFound("partition"))); count];
         };
+        if !slot.standing.is_here() {
+            return vec![Err(CommandError::NotHere); count];
+        }
         let (answer, waiting) = oneshot::channel();
         let answers = match slot.push(Message::Commands { commands, answer }, deadline).await {
             Ok(()) => answered(waiting, deadline).await,
@@ -165,6 +197,9 @@ impl Partitions {
     /// Sends what needs no answer; waits while the inbox is full, which pushes back on the sender's peer.
     pub(crate) async fn tell(&self, partition: PartitionId, message: Message) -> Result<(), CommandError> {
         let slot = self.slots.get(usize::from(partition.0)).ok_or(CommandError::unavailable("no such partition"))?;
+        if !slot.standing.is_here() {
+            return Err(CommandError::NotHere);
+        }
         slot.inbox.send(message).await.map_err(|_| CommandError::unavailable("the server is shutting down"))
     }
 
@@ -233,6 +268,7 @@ mod tests {
     #[tokio::test]
     async fn what_waits_is_bounded_by_bytes_too_and_room_comes_back_with_what_is_taken() {
         let (partitions, mut mailboxes) = Partitions::new(1);
+        mailboxes[0].standing.set_here(true);
         let much = |bytes| {
             let input = Input::Mapped { session: SessionId(1), maps: Vec::new() };
             partitions.tell_much(PartitionId(0), input, bytes)

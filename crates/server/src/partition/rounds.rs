@@ -19,6 +19,7 @@ use pendula_store::{Batch, StoreError};
 use pendula_wire::map::MapAnswer;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::followers::{Followers, Moved, moved};
 use super::gathered::Gathered;
@@ -45,10 +46,16 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 /// A store that is away for less than this is waited for; after it, callers are told at once.
 const HICCUP: Duration = Duration::from_secs(1);
 
+/// What workers are told when they should connect again.
+const MOVED: &str = "the partition moved; connect again at once";
+
 /// Why the loop came to its end.
 pub(super) enum Ended {
-    /// The server stops; everything decided is committed and performed.
+    /// As it was told; everything decided is committed and performed.
     Stopped,
+    /// The lease ran out, or somebody else has the partition: what is in memory may be stale, and nothing more of it may be
+    /// done.
+    LeaseOver,
     /// A commit was refused, or the store is damaged: what is in memory is worth nothing.
     Refused(StoreError),
 }
@@ -59,6 +66,8 @@ pub(super) struct Rounds {
     partition: PartitionId,
     epoch: Epoch,
     tick: Tick,
+    /// The number of the last batch that was handed over.
+    batches: u64,
     /// Not before this is anything shown again.
     show_next: Instant,
     engine: Partition,
@@ -100,6 +109,7 @@ impl Rounds {
             partition,
             epoch,
             tick,
+            batches: 0,
             show_next: Instant::now(),
             engine,
             time,
@@ -115,14 +125,17 @@ impl Rounds {
         }
     }
 
-    /// Runs until the server stops or a commit is refused.
-    pub(super) async fn run(&mut self, mailbox: &mut Mailbox) -> Ended {
-        let stop = self.owner.stop.clone();
+    /// Runs until it is told to stop, the lease is over, or a commit is refused.
+    pub(super) async fn run(&mut self, mailbox: &mut Mailbox, stop: &CancellationToken) -> Ended {
         let mut clock_jumps = self.owner.clock_jumps.clone();
         let mut messages = Vec::new();
         let timer = tokio::time::sleep(Duration::ZERO);
         tokio::pin!(timer);
         loop {
+            // Whatever the process slept through: nothing is begun and nothing leaves under a lease that is over.
+            if !self.owner.may_act() {
+                return Ended::LeaseOver;
+            }
             self.hand_over().await;
             self.show();
             let stopping = stop.is_cancelled();
@@ -140,6 +153,9 @@ impl Rounds {
                     let done = self.commit.take().expect("only what is under way settles");
                     if let Err(error) = result {
                         return Ended::Refused(error);
+                    }
+                    if !self.owner.may_act() {
+                        return Ended::LeaseOver;
                     }
                     // The store first: it can work while effects are performed. But effects that need no commit were
                     // decided after those of this one, and wait until these are performed.
@@ -174,12 +190,18 @@ impl Rounds {
     }
 
     /// Lets go of callers, who are to try again, and of workers, who are to connect again.
-    pub(super) fn let_go(&mut self, why: &'static str, farewell: &tonic::Status) {
+    pub(super) fn let_go(&mut self, why: &CommandError, farewell: &tonic::Status) {
         self.count(Gauges::default());
         for outbox in self.sessions.values() {
             outbox.close(farewell.clone());
         }
-        self.replies.fail_all(&CommandError::unavailable(why));
+        self.replies.fail_all(why);
+    }
+
+    /// The same when it is somebody else's now. What a commit that is under way becomes, nobody here will learn.
+    pub(super) fn let_others_have_it(&mut self) {
+        let why = if self.commit.is_some() { CommandError::Unknown } else { CommandError::NotHere };
+        self.let_go(&why, &tonic::Status::aborted(MOVED));
     }
 
     /// Whether more may be decided while a commit is under way.
@@ -257,7 +279,8 @@ impl Rounds {
         let Output { changes, effects } = std::mem::take(&mut self.open);
         self.gathered = Gathered::default();
         let moved = changes.iter().filter_map(moved).collect();
-        let batch = Batch { partition: self.partition, epoch: self.epoch, number: 0, changes };
+        self.batches += 1;
+        let batch = Batch { partition: self.partition, epoch: self.epoch, number: self.batches, changes };
         let mut result: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(commit(self.owner.clone(), batch));
         // Polled once now, so that the store works while the engine goes on.
         if let Poll::Ready(settled) = futures::poll!(result.as_mut()) {
@@ -348,8 +371,8 @@ impl Rounds {
 /// However it ends, nobody keeps waiting for it.
 impl Drop for Rounds {
     fn drop(&mut self) {
-        let farewell = tonic::Status::aborted("the partition moved; connect again at once");
-        self.let_go("its state is being read again", &farewell);
+        let farewell = tonic::Status::aborted(MOVED);
+        self.let_go(&CommandError::unavailable("its state is being read again"), &farewell);
     }
 }
 

@@ -1,9 +1,10 @@
 //! Workers' sessions: one bidirectional gRPC stream each.
 //!
-//! [`service`] lets a worker in (token, hello, version), [`serve`] turns what it says into inputs of its app's
+//! [`entry`] sends a session to its owner, [`service`] lets a worker in (token, hello, version), [`serve`] turns what it says into inputs of its app's
 //! partition, [`outbox`] and [`frames`] bring it what the partition has for it, [`transcript`] stores the logs,
 //! [`results`] reads what tasks left. Nothing here decides about instances.
 
+mod entry;
 mod frames;
 mod outbox;
 mod refusals;
@@ -13,6 +14,7 @@ mod serve;
 mod service;
 mod transcript;
 
+pub(crate) use entry::{Entry, enter};
 pub(crate) use outbox::{Outbox, Parcel};
 pub(crate) use refusals::Refusals;
 pub(crate) use service::{Peer, Sessions};

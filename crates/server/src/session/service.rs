@@ -3,10 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use http::HeaderMap;
 use pendula_engine::WorkerHello;
-use pendula_model::SessionId;
 use pendula_model::app::App;
 use pendula_model::token::Scope;
+use pendula_model::{PartitionId, SessionId};
 use pendula_store::StoreError;
 use pendula_wire::v1::to_server::Message as Said;
 use pendula_wire::v1::worker_service_server::WorkerService;
@@ -49,7 +50,10 @@ impl Sessions {
         if self.state.metrics.open_sessions() >= i64::from(most) {
             return Err(Status::resource_exhausted(format!("the server is at its limit of {most} workers")));
         }
-        let (principal, app) = self.authenticate(peer.ip(), &request).await?;
+        let (principal, app) = self.authenticate(peer.ip(), request.metadata().as_ref()).await?;
+        if !self.state.partitions.is_here(app.partition) {
+            return Err(Status::unavailable("the app's partition is not on this server; connect again"));
+        }
         let mut inbound = request.into_inner();
         let first = match tokio::time::timeout(HELLO_WITHIN, inbound.message()).await {
             Ok(first) => first?,
@@ -89,8 +93,28 @@ impl Sessions {
         Ok(frames)
     }
 
-    async fn authenticate<T>(&self, peer: IpAddr, request: &Request<T>) -> Result<(Arc<Principal>, App), Status> {
-        let text = |key| request.metadata().get(key).and_then(|value| value.to_str().ok());
+    /// The partition of the app that a worker is about to serve.
+    pub(super) async fn partition_of(&self, peer: Peer, headers: &HeaderMap) -> Result<PartitionId, Status> {
+        let peer = peer.0;
+        match self.authenticate(peer.ip(), headers).await {
+            Ok((_, app)) => Ok(app.partition),
+            Err(status) => {
+                self.refused(peer, &status);
+                Err(status)
+            }
+        }
+    }
+
+    fn refused(&self, peer: SocketAddr, status: &Status) {
+        self.state.metrics.session_refused();
+        if self.refusals.may_log(peer.ip()) {
+            let (code, why) = (status.code(), status.message());
+            tracing::warn!(%peer, ?code, why, "refused a worker (further refusals of this peer are not logged for a minute)");
+        }
+    }
+
+    async fn authenticate(&self, peer: IpAddr, headers: &HeaderMap) -> Result<(Arc<Principal>, App), Status> {
+        let text = |key| headers.get(key).and_then(|value| value.to_str().ok());
         let principal = self.state.auth.authenticate_from(peer, text("authorization")).await.map_err(refused)?;
         let Scope::Worker { app } = principal.scope else {
             return Err(Status::permission_denied("only a worker's token opens a session"));
@@ -120,11 +144,7 @@ impl WorkerService for Sessions {
         };
         let opened = self.open(peer, request).await;
         if let Err(status) = &opened {
-            self.state.metrics.session_refused();
-            if self.refusals.may_log(peer.ip()) {
-                let (code, why) = (status.code(), status.message());
-                tracing::warn!(%peer, ?code, why, "refused a worker (further refusals of this peer are not logged for a minute)");
-            }
+            self.refused(peer, status);
         }
         opened.map(Response::new)
     }
