@@ -74,6 +74,11 @@ impl Health {
         self.loops.lock().expect("nothing panics while it holds this lock").insert(name.to_owned(), tick);
     }
 
+    /// The loop `name` has ended and shows nothing any more.
+    pub(crate) fn forget(&self, name: &str) {
+        self.loops.lock().expect("nothing panics while it holds this lock").remove(name);
+    }
+
     /// How long ago each background loop completed a round.
     pub fn loops(&self, now: Timestamp) -> BTreeMap<String, Duration> {
         let loops = self.loops.lock().expect("nothing panics while it holds this lock");

@@ -30,6 +30,7 @@ pub(crate) async fn prune(state: ServerState) {
     loop {
         // Once for all servers on the store.
         if !state.partitions.is_owned(HOUSEKEEPER) {
+            tick.at(state.clock.now());
             tokio::time::sleep(LOOK).await;
             continue;
         }

@@ -176,6 +176,7 @@ impl Server {
         }
         if let Some(relay) = &state.relay {
             until_stopped(&tasks, &stop, relay.clone().tell_of_moves());
+            until_stopped(&tasks, &stop, relay.clone().watch_peers(state.health.clone()));
             until_stopped(&tasks, &stop, auth::watch_store(state.auth.clone()));
         }
         let owner = Owner {

@@ -64,7 +64,7 @@ pub struct Settings {
     pub lost_after: Duration,
     /// The same after this owner took over, when all workers have to reconnect. Default 30 s.
     pub adoption_grace: Duration,
-    /// A fire later than this is a misfire. Default 5 s.
+    /// A fire later than this is a misfire. Default 10 s, which is more than a takeover lasts.
     pub misfire_after: Duration,
     /// How long ended instances are kept unless the job says otherwise. Default 30 days.
     pub retention: Duration,
@@ -78,7 +78,7 @@ impl Default for Settings {
             look_ahead: Duration::from_secs(15),
             lost_after: Duration::from_secs(10),
             adoption_grace: Duration::from_secs(30),
-            misfire_after: Duration::from_secs(5),
+            misfire_after: Duration::from_secs(10),
             retention: Duration::from_secs(30 * 86_400),
             max_active: 2_000_000,
         }

@@ -20,7 +20,7 @@ fn times(script: &Script, job: pendula_model::JobId) -> Vec<Timestamp> {
 fn o_5_each_policy_makes_up_for_exactly_what_it_says() {
     for outage in [60u64, 600, 3 * 86_400] {
         for (misfire, made_up) in [(Misfire::FireOnce, 1), (Misfire::FireAll, 7), (Misfire::Skip, 0)] {
-            let mut script = Script::new();
+            let mut script = Script::with(Settings { misfire_after: SECOND * 5, ..Settings::default() });
             let saved = script.now;
             let id = script.apply(fires("j", Trigger { misfire, misfire_limit: 7, ..every(1_000) })).id;
             script.pass(SECOND * 10);

@@ -24,7 +24,8 @@ pub enum BootstrapError {
 /// Makes sure that somebody can administer this installation.
 ///
 /// With a `configured` secret (`PENDULA_ADMIN_TOKEN`) that one is an admin token, and one that was configured before is
-/// none any more. Otherwise, when no valid admin token is left (on the first start, or after the last was revoked or ran
+/// none any more: also not where other servers share the store, which is how it is replaced everywhere. A server without
+/// one takes it away only when nobody shares the store. Otherwise, when no valid admin token is left (on the first start, or after the last was revoked or ran
 /// out), one is made and returned: it must be shown, once, because only its hash is kept.
 ///
 /// # Errors
@@ -36,7 +37,8 @@ pub async fn bootstrap(
 ) -> Result<Option<Secret>, BootstrapError> {
     let tokens = store.tokens().await?;
     let wanted = configured.map(Secret::configured).transpose()?;
-    for old in tokens.iter().filter(|token| token.name == CONFIGURED) {
+    let says_so = wanted.is_some() || store.cluster().is_none();
+    for old in tokens.iter().filter(|token| token.name == CONFIGURED && says_so) {
         if wanted.as_ref().is_none_or(|wanted| wanted.hash() != old.hash) {
             store.token_delete(old.id).await?;
         }
@@ -49,7 +51,7 @@ pub async fn bootstrap(
     }
     let now = clock.now();
     let administers = |token: &Token| token.scope == Scope::Admin && token.expires_at.is_none_or(|at| now < at);
-    if tokens.iter().any(|token| token.name != CONFIGURED && administers(token)) {
+    if tokens.iter().any(|token| (token.name != CONFIGURED || !says_so) && administers(token)) {
         return Ok(None);
     }
     let secret = Secret::generate(&Scope::Admin);

@@ -4,6 +4,7 @@
 //! says that a peer sends them and which process it means ([`PeerKey`]). Who gets one does not pass it on again: it is
 //! either at its owner, or told so and asked for again with a newer view.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures::future::join_all;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use hyper_rustls::HttpsConnector;
@@ -27,6 +29,7 @@ use tokio::task::JoinSet;
 
 use super::member::Member;
 use super::tokens::PeerKey;
+use crate::health::Health;
 use crate::session::Peer;
 
 /// By it a server knows a peer.
@@ -41,6 +44,8 @@ const LOOK: &str = "/peer/look";
 const CONNECT: Duration = Duration::from_secs(1);
 /// A peer that does not answer a ping for so long is dead, or as good as.
 const PING: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
+/// How often peers are looked at.
+const WATCH: Duration = Duration::from_secs(3);
 /// Bytes on their way to or from one peer, per stream and in all.
 const WINDOW: (u32, u32) = (1 << 20, 16 << 20);
 /// Headers that belong to one connection.
@@ -93,7 +98,12 @@ impl Relay {
             }
             None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
         }
-        let tls = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        // Named, because several could be linked into the program, and then none would be chosen.
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -173,6 +183,39 @@ impl Relay {
                     }
                 });
             }
+        }
+    }
+
+    /// Looks whether every other server answers, for ever: what one does not reach, requests through it do not reach
+    /// either, and somebody should know before they need it.
+    pub(crate) async fn watch_peers(self, health: Arc<Health>) {
+        let mut troubled: BTreeSet<String> = BTreeSet::new();
+        loop {
+            tokio::time::sleep(WATCH).await;
+            let Some((view, _)) = self.member.view() else { continue };
+            let others =
+                view.servers.iter().filter(|server| server.is_alive() && server.seat.boot != self.member.boot());
+            let asked = others.map(|server| async {
+                let (path, headers) = (PathAndQuery::from_static("/livez"), HeaderMap::new());
+                let sent = self.send(&server.seat, Method::GET, Some(&path), &headers, None, Body::empty());
+                let answer = tokio::time::timeout(WATCH, sent).await;
+                let problem = match answer {
+                    Ok(Ok(answer)) if answer.status().is_success() => None,
+                    Ok(Ok(answer)) => Some(format!("it answers {}", answer.status())),
+                    Ok(Err(error)) => Some(error.to_string()),
+                    Err(_) => Some(format!("no answer within {} s", WATCH.as_secs())),
+                };
+                (format!("peer {}", server.seat.name), problem)
+            });
+            let found = join_all(asked).await;
+            for (part, problem) in &found {
+                if let Some(problem) = problem {
+                    health.worrying(part, format!("what it owns cannot be reached through this server: {problem}"));
+                }
+            }
+            let now: BTreeSet<String> = found.into_iter().filter_map(|(part, problem)| problem.map(|_| part)).collect();
+            troubled.difference(&now).for_each(|part| health.recovered(part));
+            troubled = now;
         }
     }
 

@@ -103,8 +103,9 @@ pub const OPTIONS: &[Opt] = &[
     ),
     option(
         "engine.misfire_after",
-        "5s",
-        "A fire time that is met later than this is a misfire, and the job's misfire policy decides.",
+        "10s",
+        "A fire time that is met later than this is a misfire, and the job's misfire policy decides. It is more than a\n\
+         crashed server's work waits for another one, so that what was due meanwhile is done, late, whatever the policy.",
     ),
     option(
         "limits.active_instances",

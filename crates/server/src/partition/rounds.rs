@@ -371,6 +371,7 @@ impl Rounds {
 /// However it ends, nobody keeps waiting for it.
 impl Drop for Rounds {
     fn drop(&mut self) {
+        self.owner.health.forget(&format!("partition/{}", self.partition));
         let farewell = tonic::Status::aborted(MOVED);
         self.let_go(&CommandError::unavailable("its state is being read again"), &farewell);
     }
