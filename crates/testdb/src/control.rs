@@ -1,8 +1,9 @@
 //! Starting and ending a server, gently or not.
 
-use std::fs::OpenOptions;
+use std::fs::{OpenOptions, Permissions};
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -74,6 +75,19 @@ impl Postgres {
     /// The end of [`Postgres::freeze`].
     pub fn thaw(&self) {
         self.signal_all(Signal::CONT);
+    }
+
+    /// Adds lines to its configuration (`name = value`), which count when it is started the next time.
+    pub fn configure(&self, settings: &str) {
+        configure(&self.data(), settings);
+    }
+
+    /// Writes a file beside its data that only the server may read: `pg_hba.conf`, a key.
+    pub fn write_file(&self, name: &str, content: &str) {
+        let path = self.data().join(name);
+        std::fs::write(&path, content).expect("the directory of the data can be written");
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("a file of ours");
+        self.install.own(&path);
     }
 
     fn signal_all(&self, which: Signal) {

@@ -46,10 +46,10 @@ impl Install {
         command
     }
 
-    /// Makes a directory that the server's user owns and nobody else may enter.
-    pub fn own(&self, directory: &Path) {
+    /// Gives a file or directory to the server's user.
+    pub fn own(&self, path: &Path) {
         if let Some((user, group)) = self.user {
-            std::os::unix::fs::chown(directory, Some(user), Some(group)).expect("root may give a directory away");
+            std::os::unix::fs::chown(path, Some(user), Some(group)).expect("root may give away what it has");
         }
     }
 

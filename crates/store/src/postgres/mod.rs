@@ -1,0 +1,6 @@
+//! The store on PostgreSQL, which several servers share.
+
+mod connect;
+mod refusal;
+mod tls;
+mod url;
