@@ -11,7 +11,9 @@ mod laws;
 pub mod logs;
 mod memory;
 mod port;
+mod rows;
 pub mod sqlite;
+mod unreadable;
 
 pub use cluster::*;
 pub use memory::MemoryStore;

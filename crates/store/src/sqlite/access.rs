@@ -7,9 +7,9 @@ use rusqlite::{Connection, params};
 
 use super::commit::remember_deleted;
 use super::error::OrStoreError;
-use super::rows::{self, app_columns, token_columns};
-use super::unreadable::{Kind, UnreadableRows};
 use crate::port::StoreError;
+use crate::rows::{self, app_columns, token_columns};
+use crate::unreadable::{Kind, UnreadableRows};
 
 const APPS: &str = concat!("SELECT ", app_columns!(), " FROM app ORDER BY name");
 pub(super) const APP_BY_NAME: &str = concat!("SELECT ", app_columns!(), " FROM app WHERE name = ?1");

@@ -17,10 +17,10 @@ use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, Time
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, params};
 
 use super::error::{OrStoreError, store_error};
-use super::rows::{self, Columns};
 use super::tasks::stored_task;
 use crate::laws::{self, GAPS_KEPT};
 use crate::port::{Batch, StoreError};
+use crate::rows::{self, Columns};
 
 /// Applies the batch inside of the caller's transaction. On an error the caller rolls back.
 pub(super) fn apply(db: &Connection, batch: &Batch) -> Result<(), StoreError> {

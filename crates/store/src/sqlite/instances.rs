@@ -8,11 +8,11 @@ use pendula_model::instance::{Instance, InstanceState, PastAttempt};
 use pendula_model::{AppId, InstanceId, TaskId, Timestamp};
 use rusqlite::{Connection, params};
 
-use super::rows::{self, instance_columns};
 use super::tasks::stored_task;
-use super::unreadable::{Kind, UnreadableRows};
 use crate::memory::page;
 use crate::port::{InstanceFilter, Page, StoreError};
+use crate::rows::{self, instance_columns};
+use crate::unreadable::{Kind, UnreadableRows};
 
 pub(super) const BY_ID: &str = concat!("SELECT ", instance_columns!(), " FROM instance WHERE id = ?1");
 

@@ -8,10 +8,10 @@ use pendula_model::{AppId, JobId, PartitionId, Revision, Timestamp};
 use rusqlite::{Connection, params};
 
 use super::load;
-use super::rows::{self, job_columns, job_tables};
-use super::unreadable::{Kind, UnreadableRows};
 use crate::memory::page;
 use crate::port::{JobFilter, Page, StoreError};
+use crate::rows::{self, job_columns, job_tables};
+use crate::unreadable::{Kind, UnreadableRows};
 
 /// Index `job_due`.
 pub(super) const DUE: &str =

@@ -10,11 +10,11 @@ use pendula_model::{InstanceId, JobId, PartitionId, Revision};
 use rusqlite::{Connection, params};
 
 use super::error::OrStoreError;
-use super::rows::{self, Columns, Unreadable, app_columns, fanout_columns, instance_columns, job_columns, job_tables};
 use super::tasks;
-use super::unreadable::{Kind, UnreadableRows};
 use crate::laws;
 use crate::port::StoreError;
+use crate::rows::{self, Columns, Unreadable, app_columns, fanout_columns, instance_columns, job_columns, job_tables};
+use crate::unreadable::{Kind, UnreadableRows};
 
 pub(super) const APPS_OF_PARTITION: &str =
     concat!("SELECT ", app_columns!(), " FROM app WHERE partition = ?1 ORDER BY id");

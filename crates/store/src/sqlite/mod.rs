@@ -15,11 +15,10 @@ mod open;
 #[cfg(test)]
 mod plans;
 mod prune;
+mod read;
 pub(crate) mod readers;
-mod rows;
 pub(crate) mod schema;
 mod tasks;
-mod unreadable;
 #[cfg(test)]
 mod upgrade;
 pub(crate) mod writer;
@@ -44,10 +43,10 @@ use self::open::STATE;
 pub use self::open::Synchronous;
 pub(crate) use self::open::{Tuning, open_reader, open_writer};
 use self::readers::Readers;
-use self::unreadable::{Kind, UnreadableRows};
 use self::writer::Writer;
 pub use self::writer::{CommitObserved, CommitObserver};
 use crate::port::{Batch, InstanceFilter, JobFilter, Page, Store, StoreError, StoreStatus, TaskFilter};
+use crate::unreadable::{Kind, UnreadableRows};
 
 /// How to open a store.
 #[derive(Clone)]

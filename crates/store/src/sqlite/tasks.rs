@@ -10,13 +10,13 @@ use pendula_model::{InstanceId, TaskId, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Params, params};
 
 use super::error::OrStoreError;
-use super::rows::{
-    self, Columns, Unreadable, fanout_columns, task_columns, task_with_result_columns, whole_task_columns,
-};
-use super::unreadable::{Kind, UnreadableRows};
 use crate::ended;
 use crate::memory::page;
 use crate::port::{Page, StoreError, TaskFilter};
+use crate::rows::{
+    self, Columns, Unreadable, fanout_columns, task_columns, task_with_result_columns, whole_task_columns,
+};
+use crate::unreadable::{Kind, UnreadableRows};
 
 /// A task's number as it is stored. One that is too large for that is that of no task.
 pub(super) fn stored_task(id: TaskId) -> i64 {

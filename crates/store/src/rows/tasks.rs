@@ -17,7 +17,7 @@ macro_rules! fanout_columns {
     };
 }
 
-pub(in crate::sqlite) fn fanout(columns: &mut Columns<'_>) -> Result<Fanout, Unreadable> {
+pub(crate) fn fanout(columns: &mut Columns<'_>) -> Result<Fanout, Unreadable> {
     Ok(Fanout {
         instance: InstanceId(columns.int()?),
         version: columns.small()?,
@@ -47,7 +47,7 @@ macro_rules! task_columns {
     };
 }
 
-pub(in crate::sqlite) fn task(columns: &mut Columns<'_>) -> Result<Task, Unreadable> {
+pub(crate) fn task(columns: &mut Columns<'_>) -> Result<Task, Unreadable> {
     Ok(Task {
         instance: InstanceId(columns.int()?),
         id: TaskId(columns.small()?),
@@ -81,7 +81,7 @@ macro_rules! whole_task_columns {
     };
 }
 
-pub(in crate::sqlite) fn whole_task(columns: &mut Columns<'_>) -> Result<Task, Unreadable> {
+pub(crate) fn whole_task(columns: &mut Columns<'_>) -> Result<Task, Unreadable> {
     let mut task = task(columns)?;
     task.input = payload(columns)?.map(Arc::new);
     task.result = payload(columns)?.map(Arc::new);
@@ -95,10 +95,10 @@ macro_rules! task_with_result_columns {
     };
 }
 
-pub(in crate::sqlite) fn task_with_result(columns: &mut Columns<'_>) -> Result<Task, Unreadable> {
+pub(crate) fn task_with_result(columns: &mut Columns<'_>) -> Result<Task, Unreadable> {
     let mut task = task(columns)?;
     task.result = payload(columns)?.map(Arc::new);
     Ok(task)
 }
 
-pub(in crate::sqlite) use {fanout_columns, task_columns, task_with_result_columns, whole_task_columns};
+pub(crate) use {fanout_columns, task_columns, task_with_result_columns, whole_task_columns};

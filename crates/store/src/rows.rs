@@ -1,7 +1,7 @@
 //! From rows to the model's words.
 //!
-//! Reading a row has two ways to fail: SQLite cannot give it (an error of the store), or what it gives makes no sense
-//! (this row is unreadable, and others go on). The second is a plain text here.
+//! Reading a row has two ways to fail: the database cannot give it (an error of the store), or what it gives makes no
+//! sense (this row is unreadable, and others go on). The second is a plain text here. Both databases' rows are read here.
 
 mod tasks;
 
@@ -14,42 +14,47 @@ use pendula_model::job::{Job, JobSpec, ScheduleState};
 use pendula_model::token::{Scope, Token};
 use pendula_model::worker::{BootId, WorkerRef};
 use pendula_model::{AppId, InstanceId, JobId, PartitionId, Revision, TaskId, Timestamp, TokenId};
-use rusqlite::Row;
-use rusqlite::types::ValueRef;
 
-pub(super) use self::tasks::*;
+pub(crate) use self::tasks::*;
 
 /// Why a row could not be understood.
-pub(super) type Unreadable = String;
+pub(crate) type Unreadable = String;
+
+/// A row as a database gives it. Columns are counted from 0.
+pub(crate) trait StoredRow {
+    /// A whole number or a truth value.
+    fn int(&self, column: usize) -> Result<Option<i64>, Unreadable>;
+
+    fn text(&self, column: usize) -> Result<Option<&str>, Unreadable>;
+
+    fn blob(&self, column: usize) -> Result<Option<&[u8]>, Unreadable>;
+
+    fn name(&self, column: usize) -> &str;
+}
 
 /// The columns of a row, taken one after the other in the order of the query.
-pub(super) struct Columns<'a> {
-    row: &'a Row<'a>,
+pub(crate) struct Columns<'a> {
+    row: &'a dyn StoredRow,
     next: usize,
 }
 
 impl<'a> Columns<'a> {
-    pub fn new(row: &'a Row<'a>) -> Self {
+    pub fn new(row: &'a dyn StoredRow) -> Self {
         Columns { row, next: 0 }
     }
 
-    fn value(&mut self) -> Result<ValueRef<'a>, Unreadable> {
-        let index = self.next;
+    fn take(&mut self) -> usize {
         self.next += 1;
-        self.row.get_ref(index).map_err(|error| error.to_string())
+        self.next - 1
     }
 
     fn refuse<T>(&self, why: &str) -> Result<T, Unreadable> {
-        let name = self.row.as_ref().column_name(self.next - 1).unwrap_or("?");
-        Err(format!("column `{name}` {why}"))
+        Err(format!("column `{}` {why}", self.row.name(self.next - 1)))
     }
 
     fn opt_int(&mut self) -> Result<Option<i64>, Unreadable> {
-        match self.value()? {
-            ValueRef::Null => Ok(None),
-            ValueRef::Integer(number) => Ok(Some(number)),
-            _ => self.refuse("is no number"),
-        }
+        let column = self.take();
+        self.row.int(column)
     }
 
     pub fn int(&mut self) -> Result<i64, Unreadable> {
@@ -77,14 +82,8 @@ impl<'a> Columns<'a> {
     }
 
     fn opt_text(&mut self) -> Result<Option<&'a str>, Unreadable> {
-        match self.value()? {
-            ValueRef::Null => Ok(None),
-            ValueRef::Text(bytes) => match std::str::from_utf8(bytes) {
-                Ok(text) => Ok(Some(text)),
-                Err(_) => self.refuse("is no UTF-8"),
-            },
-            _ => self.refuse("is no text"),
-        }
+        let column = self.take();
+        self.row.text(column)
     }
 
     fn text(&mut self) -> Result<&'a str, Unreadable> {
@@ -100,11 +99,8 @@ impl<'a> Columns<'a> {
     }
 
     fn opt_blob(&mut self) -> Result<Option<&'a [u8]>, Unreadable> {
-        match self.value()? {
-            ValueRef::Null => Ok(None),
-            ValueRef::Blob(bytes) => Ok(Some(bytes)),
-            _ => self.refuse("is no blob"),
-        }
+        let column = self.take();
+        self.row.blob(column)
     }
 
     fn word<T>(&mut self, from_code: impl FnOnce(u8) -> Option<T>) -> Result<T, Unreadable> {
@@ -130,7 +126,7 @@ macro_rules! app_columns {
     };
 }
 
-pub(super) fn app(columns: &mut Columns<'_>) -> Result<App, Unreadable> {
+pub(crate) fn app(columns: &mut Columns<'_>) -> Result<App, Unreadable> {
     Ok(App {
         id: AppId(columns.int()?),
         name: columns.text()?.to_owned(),
@@ -158,7 +154,7 @@ macro_rules! job_tables {
     };
 }
 
-pub(super) fn job(columns: &mut Columns<'_>) -> Result<Job, Unreadable> {
+pub(crate) fn job(columns: &mut Columns<'_>) -> Result<Job, Unreadable> {
     let id = JobId(columns.int()?);
     let app = AppId(columns.int()?);
     let name = columns.text()?;
@@ -183,16 +179,16 @@ pub(super) fn job(columns: &mut Columns<'_>) -> Result<Job, Unreadable> {
 }
 
 /// The column `spec` of `job_revision`.
-pub(super) fn spec(columns: &mut Columns<'_>) -> Result<JobSpec, Unreadable> {
+pub(crate) fn spec(columns: &mut Columns<'_>) -> Result<JobSpec, Unreadable> {
     let text = columns.text()?;
     serde_json::from_str(text).or_else(|error| columns.refuse(&format!("is no definition: {error}")))
 }
 
-pub(super) fn revision(columns: &mut Columns<'_>) -> Result<(Revision, Timestamp, Arc<JobSpec>), Unreadable> {
+pub(crate) fn revision(columns: &mut Columns<'_>) -> Result<(Revision, Timestamp, Arc<JobSpec>), Unreadable> {
     Ok((Revision(columns.small()?), columns.time()?, Arc::new(spec(columns)?)))
 }
 
-pub(super) fn gap(columns: &mut Columns<'_>) -> Result<Gap, Unreadable> {
+pub(crate) fn gap(columns: &mut Columns<'_>) -> Result<Gap, Unreadable> {
     Ok(Gap { from: columns.time()?, to: columns.time()?, count: columns.small()?, noticed_at: columns.time()? })
 }
 
@@ -205,7 +201,7 @@ macro_rules! instance_columns {
     };
 }
 
-pub(super) fn instance(columns: &mut Columns<'_>) -> Result<Instance, Unreadable> {
+pub(crate) fn instance(columns: &mut Columns<'_>) -> Result<Instance, Unreadable> {
     Ok(Instance {
         id: InstanceId(columns.int()?),
         app: AppId(columns.int()?),
@@ -257,7 +253,7 @@ fn payload(columns: &mut Columns<'_>) -> Result<Option<Payload>, Unreadable> {
     }
 }
 
-pub(super) fn past_attempt(columns: &mut Columns<'_>) -> Result<PastAttempt, Unreadable> {
+pub(crate) fn past_attempt(columns: &mut Columns<'_>) -> Result<PastAttempt, Unreadable> {
     Ok(PastAttempt {
         instance: InstanceId(columns.int()?),
         task: TaskId(columns.small()?),
@@ -280,7 +276,7 @@ macro_rules! token_columns {
     };
 }
 
-pub(super) fn token(columns: &mut Columns<'_>) -> Result<Token, Unreadable> {
+pub(crate) fn token(columns: &mut Columns<'_>) -> Result<Token, Unreadable> {
     let id = TokenId(columns.int()?);
     let name = columns.text()?.to_owned();
     let kind = columns.text()?;
@@ -298,4 +294,4 @@ pub(super) fn token(columns: &mut Columns<'_>) -> Result<Token, Unreadable> {
     Ok(Token { id, name, scope, hash, created_at: columns.time()?, expires_at: columns.opt_time()? })
 }
 
-pub(super) use {app_columns, instance_columns, job_columns, job_tables, token_columns};
+pub(crate) use {app_columns, instance_columns, job_columns, job_tables, token_columns};
