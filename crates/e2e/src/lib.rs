@@ -4,15 +4,19 @@
 pub mod binary;
 pub mod effects;
 pub mod fleet;
+pub mod notes;
 pub mod process;
 pub mod proxy;
+pub mod ring;
 pub mod server;
 pub mod witness;
 pub mod worker;
 
 pub use effects::Effects;
 pub use fleet::Fleet;
+pub use notes::Noter;
 pub use proxy::Proxy;
+pub use ring::Ring;
 pub use server::Server;
 pub use witness::Witness;
 pub use worker::ShellWorker;

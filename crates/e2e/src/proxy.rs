@@ -1,4 +1,5 @@
-//! A network that can be broken: a TCP proxy between a worker and its server.
+//! A network that can be broken: a TCP proxy between a worker and its server, or a server and its database (which is
+//! the server then, and the other the worker).
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -42,11 +43,21 @@ struct Line {
 impl Proxy {
     /// Between its own port and `port`.
     pub async fn start(port: u16) -> Proxy {
+        Proxy::balance(vec![port]).await
+    }
+
+    /// Between its own port and each of `ports` in turn, whether anybody is there or not.
+    pub async fn balance(ports: Vec<u16>) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let own = listener.local_addr().expect("it is bound").port();
         let network = Arc::<Network>::default();
-        let accepting = tokio::spawn(accept(listener, port, network.clone()));
+        let accepting = tokio::spawn(accept(listener, ports, network.clone()));
         Proxy { port: own, network, accepting }
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// What a worker dials.
@@ -104,7 +115,8 @@ impl Network {
     }
 }
 
-async fn accept(listener: TcpListener, port: u16, network: Arc<Network>) {
+async fn accept(listener: TcpListener, ports: Vec<u16>, network: Arc<Network>) {
+    let mut next = 0;
     // Ends with this future, and all lines with it.
     let mut carrying = JoinSet::new();
     loop {
@@ -115,6 +127,8 @@ async fn accept(listener: TcpListener, port: u16, network: Arc<Network>) {
         }
         let line = Arc::<Line>::default();
         network.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line.clone());
+        let port = ports[next % ports.len()];
+        next += 1;
         carrying.spawn(async move {
             // When the server is away, the worker sees its connection end, as it would without us.
             let _ = carry(worker, port, &line).await;

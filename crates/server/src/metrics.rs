@@ -37,11 +37,16 @@ struct Operation {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Relayed {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Loop {
     r#loop: String,
 }
 
-type UnixSeconds = Gauge<f64, AtomicU64>;
+type Fraction = Gauge<f64, AtomicU64>;
 
 /// All metrics of a server.
 pub struct Metrics {
@@ -74,7 +79,12 @@ pub struct Metrics {
     pruned: Counter,
     connections: Gauge,
     connections_refused: Counter,
-    last_tick: Family<Loop, UnixSeconds>,
+    last_tick: Family<Loop, Fraction>,
+    servers_alive: Gauge,
+    partitions_owned: Gauge,
+    partitions_unserved: Gauge,
+    clock_skew: Fraction,
+    relayed: Family<Relayed, Counter>,
 }
 
 /// Seconds, from a fifth of a millisecond to a minute.
@@ -125,6 +135,11 @@ impl Metrics {
             connections: Gauge::default(),
             connections_refused: Counter::default(),
             last_tick: Family::default(),
+            servers_alive: Gauge::default(),
+            partitions_owned: Gauge::default(),
+            partitions_unserved: Gauge::default(),
+            clock_skew: Gauge::default(),
+            relayed: Family::default(),
         };
         metrics.register();
         metrics
@@ -162,6 +177,11 @@ impl Metrics {
         r.register("connections", "Open connections on the listener", self.connections.clone());
         r.register("connections_refused", "Connections that were closed because there were too many", self.connections_refused.clone());
         r.register_with_unit("loop_last_tick", "When each background loop last completed a round, as Unix time", Unit::Seconds, self.last_tick.clone());
+        r.register("servers_alive", "Servers on the same database whose lease has not run out", self.servers_alive.clone());
+        r.register("partitions_owned", "Partitions that the database says are this server's", self.partitions_owned.clone());
+        r.register("partitions_unserved", "Partitions whose owner has no lease, or that have none", self.partitions_unserved.clone());
+        r.register_with_unit("clock_skew", "By how much this server's clock is ahead of the database's", Unit::Seconds, self.clock_skew.clone());
+        r.register("relayed", "Requests and sessions sent on to another server, by outcome", self.relayed.clone());
     }
 
     /// All metrics in the OpenMetrics text format, to be served as [`Metrics::CONTENT_TYPE`].
@@ -285,6 +305,19 @@ impl Metrics {
         self.connections_refused.inc();
     }
 
+    /// What was seen of the servers on the same database.
+    pub(crate) fn cluster_seen(&self, servers: usize, owned: usize, unserved: usize, skew_micros: i64) {
+        self.servers_alive.set(servers as i64);
+        self.partitions_owned.set(owned as i64);
+        self.partitions_unserved.set(unserved as i64);
+        self.clock_skew.set(skew_micros as f64 / 1e6);
+    }
+
+    /// Something was sent on to another server: `answered`, `unreachable` or `lost`.
+    pub(crate) fn relayed(&self, outcome: &'static str) {
+        self.relayed.get_or_create(&Relayed { outcome }).inc();
+    }
+
     /// For the background loop `name` to tell that it completes its rounds.
     pub(crate) fn tick(&self, name: &str) -> Tick {
         let gauge = self.last_tick.get_or_create(&Loop { r#loop: name.to_owned() });
@@ -310,7 +343,7 @@ impl Drop for Counted {
 
 /// When a background loop last completed a round.
 #[derive(Clone, Debug)]
-pub(crate) struct Tick(UnixSeconds);
+pub(crate) struct Tick(Fraction);
 
 impl Tick {
     pub(crate) fn at(&self, now: Timestamp) {

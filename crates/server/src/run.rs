@@ -138,7 +138,7 @@ impl Server {
                 let key = PeerKey::new(cluster.secret().await?);
                 let member = Member::new(seat, store.clone());
                 member.join().await.context("taking a seat among the servers on this database")?;
-                Some((Relay::new(member.clone(), key, config.peer_ca.as_deref())?, member))
+                Some((Relay::new(member.clone(), key, config.peer_ca.as_deref(), metrics.clone())?, member))
             }
         };
         let (relay, member) = member.unzip();

@@ -2,6 +2,7 @@
 
 mod arrows;
 mod broadcast;
+mod chaos;
 mod clocks;
 mod crew;
 mod frozen;
@@ -14,4 +15,5 @@ mod networks;
 mod readme;
 mod shards;
 mod stop;
+mod takeover;
 mod tour;

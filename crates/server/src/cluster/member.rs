@@ -1,6 +1,6 @@
 //! Holding this server's seat, and looking at the others.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -218,7 +218,7 @@ impl Member {
 pub(crate) async fn attend(member: Member, clock: Arc<dyn Clock>, health: Arc<Health>, metrics: Arc<Metrics>) {
     let tick = metrics.tick("lease");
     health.watch("lease", tick.clone());
-    let mut attendance = Attendance { member, clock, health, skew_micros: 0, has_said_it_leaves: false };
+    let mut attendance = Attendance { member, clock, health, metrics, skew_micros: 0, has_said_it_leaves: false };
     let mut renew_at = Instant::now();
     loop {
         let says_more = attendance.member.is_leaving() != attendance.has_said_it_leaves;
@@ -260,6 +260,7 @@ struct Attendance {
     member: Member,
     clock: Arc<dyn Clock>,
     health: Arc<Health>,
+    metrics: Arc<Metrics>,
     skew_micros: i64,
     /// In the store.
     has_said_it_leaves: bool,
@@ -296,16 +297,26 @@ impl Attendance {
         self.measure_skew(ours.as_micros() - view.now.as_micros());
         let me = self.member.boot();
         let duties = duties(&view, me);
-        let owners: BTreeMap<BootId, ()> = view.holdings.iter().filter_map(|held| Some((held.owner?, ()))).collect();
+        self.count(&view);
+        let owners: BTreeSet<BootId> = view.holdings.iter().filter_map(|held| held.owner).collect();
         let next_end = view
             .servers
             .iter()
-            .filter(|server| server.seat.boot != me && server.is_alive() && owners.contains_key(&server.seat.boot))
+            .filter(|server| server.seat.boot != me && server.is_alive() && owners.contains(&server.seat.boot))
             .map(|server| server.expires_in + AFTER_AN_END)
             .min();
         let seen = Seen { view: Arc::new(view), at: asked, duties };
         self.member.inner.seen.send_replace(Some(seen));
         Ok(next_end)
+    }
+
+    fn count(&self, view: &ClusterView) {
+        let alive: BTreeSet<BootId> =
+            view.servers.iter().filter(|server| server.is_alive()).map(|server| server.seat.boot).collect();
+        let owners = || view.holdings.iter().map(|holding| holding.owner);
+        let owned = owners().filter(|owner| *owner == Some(self.member.boot())).count();
+        let unserved = owners().filter(|owner| owner.is_none_or(|owner| !alive.contains(&owner))).count();
+        self.metrics.cluster_seen(alive.len(), owned, unserved, self.skew_micros);
     }
 
     fn measure_skew(&mut self, skew_micros: i64) {

@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 use super::member::Member;
 use super::tokens::PeerKey;
 use crate::health::Health;
+use crate::metrics::Metrics;
 use crate::session::Peer;
 
 /// By it a server knows a peer.
@@ -79,6 +80,7 @@ pub(crate) struct Relay {
     pub(crate) member: Member,
     key: PeerKey,
     client: Client<HttpsConnector<HttpConnector>, Body>,
+    metrics: Arc<Metrics>,
 }
 
 impl Relay {
@@ -86,7 +88,7 @@ impl Relay {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub(crate) fn new(member: Member, key: PeerKey, ca: Option<&Path>) -> anyhow::Result<Self> {
+    pub(crate) fn new(member: Member, key: PeerKey, ca: Option<&Path>, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
         let mut roots = rustls::RootCertStore::empty();
         match ca {
             Some(file) => {
@@ -123,7 +125,7 @@ impl Relay {
             .http2_initial_stream_window_size(WINDOW.0)
             .http2_initial_connection_window_size(WINDOW.1)
             .build(connector);
-        Ok(Relay { member, key, client })
+        Ok(Relay { member, key, client, metrics })
     }
 
     /// Sends a request on to the process that `to` is. Returns its answer, of which the body is still to come.
@@ -155,9 +157,18 @@ impl Relay {
             kept.insert(CLIENT, HeaderValue::from_str(&client.to_string()).expect("an address is plain"));
         }
         match self.client.request(request).await {
-            Ok(answer) => Ok(answer.map(Body::new)),
-            Err(error) if error.is_connect() => Err(Lost::NotSent(chain(&error))),
-            Err(error) => Err(Lost::NoAnswer(chain(&error))),
+            Ok(answer) => {
+                self.metrics.relayed("answered");
+                Ok(answer.map(Body::new))
+            }
+            Err(error) if error.is_connect() => {
+                self.metrics.relayed("unreachable");
+                Err(Lost::NotSent(chain(&error)))
+            }
+            Err(error) => {
+                self.metrics.relayed("lost");
+                Err(Lost::NoAnswer(chain(&error)))
+            }
         }
     }
 
