@@ -90,6 +90,8 @@ async fn keep(owner: Arc<Owner>, mut mailbox: Mailbox, mut missing: Option<Missi
             Ok(Gone::Elsewhere) => {
                 mailbox.standing.set_here(false);
                 refuse_what_waits(&mut mailbox, &CommandError::NotHere);
+                // Whatever of it still waited for the store went with it; who still waits says so again.
+                owner.health.recovered("store");
                 pause = FIRST_PAUSE;
                 continue;
             }
