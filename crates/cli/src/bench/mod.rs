@@ -4,6 +4,7 @@
 //! and workers that dial it over loopback. The machine is probed before and after, because figures from a machine that
 //! was busy meanwhile mean little. Load is bounded in number and time.
 
+mod cluster;
 mod map;
 mod probes;
 mod rig;
@@ -38,6 +39,7 @@ pub struct BenchArgs {
 #[derive(Clone, Debug, clap::Subcommand)]
 enum BenchCommand {
     Map(map::MapArgs),
+    Cluster(cluster::ClusterArgs),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -99,8 +101,10 @@ struct Report {
 }
 
 pub async fn run(args: BenchArgs, screen: Screen) -> Outcome {
-    if let Some(BenchCommand::Map(args)) = args.command {
-        return map::run(args, screen).await;
+    match args.command {
+        Some(BenchCommand::Map(args)) => return map::run(args, screen).await,
+        Some(BenchCommand::Cluster(args)) => return cluster::run(args, screen).await,
+        None => {}
     }
     let wanted = if args.scenario.is_empty() { Scenario::ALL.to_vec() } else { args.scenario.clone() };
     let probes_before = probes::probe().map_err(failed)?;

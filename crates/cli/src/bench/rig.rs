@@ -97,7 +97,7 @@ pub struct Process {
 }
 
 impl Process {
-    fn start(mut command: Command, log: &Path) -> anyhow::Result<Process> {
+    pub fn start(mut command: Command, log: &Path) -> anyhow::Result<Process> {
         let output = File::create(log)?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         // A measurement is of the defaults, not of what this shell happens to set.
