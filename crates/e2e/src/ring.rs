@@ -53,6 +53,17 @@ impl Ring {
         let url = postgres.database();
         let network = Proxy::start(postgres.port()).await;
         let database = url.replace(&format!(":{}/", postgres.port()), &format!(":{}/", network.port()));
+        Ring::start_on(postgres, network, database, count, arguments).await
+    }
+
+    /// The same on a database that is there already, behind a URL that need not lead through `network`.
+    pub async fn start_on(
+        postgres: Postgres,
+        network: Proxy,
+        database: String,
+        count: usize,
+        arguments: &[&str],
+    ) -> Ring {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let token = format!("e2e-{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();

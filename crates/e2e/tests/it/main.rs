@@ -5,6 +5,7 @@ mod broadcast;
 mod chaos;
 mod clocks;
 mod crew;
+mod database;
 mod frozen;
 mod herd;
 mod install;
