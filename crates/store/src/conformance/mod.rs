@@ -1,9 +1,11 @@
 //! What every store must do, as tests that any implementation of the port can be put through.
 //!
 //! Each case takes a fresh, empty store with at least 8 partitions and panics when the store is at fault.
-//! [`conformance_tests!`](crate::conformance_tests) makes one test of each.
+//! [`conformance_tests!`](crate::conformance_tests) makes one test of each, and
+//! [`cluster_conformance_tests!`](crate::cluster_conformance_tests) of those for a store that several servers share.
 
 mod apps;
+mod cluster;
 mod instances;
 mod jobs;
 mod listings;
@@ -13,6 +15,12 @@ mod upkeep;
 mod world;
 
 pub use apps::{apps_are_unique_by_name, tokens_open_until_deleted};
+pub use cluster::{
+    a_claim_ends_what_the_owner_before_writes, a_lease_that_ran_out_is_over, everybody_sees_who_is_there,
+    numbered_batches_are_written_once, one_of_many_claims_wins, partitions_are_claimed_from_nobody_alive,
+    released_partitions_are_free_at_once, repeated_batches_meet_themselves,
+    the_dead_are_forgotten_when_they_hold_nothing, the_secret_stays, who_leaves_leaves_everything,
+};
 pub use instances::{
     attempts_are_kept_once, ended_instances_never_change, fires_and_keys_are_unique, instances_are_read_as_written,
     instances_move_by_version, lawless_instances_are_refused, unreadable_instances_can_be_set_aside,
@@ -33,8 +41,8 @@ pub use tasks::{
 };
 pub use upkeep::{ids_are_never_forgotten, pruning_forgets_what_is_over};
 
-/// A test for every case: `conformance_tests!(make)`, where `make()` returns `(Arc<dyn Store>, guard)` and the guard is
-/// dropped after the case.
+/// A test for every case: `conformance_tests!(make)`, where `make().await` returns `(Arc<dyn Store>, guard)` and the guard
+/// is dropped after the case.
 #[macro_export]
 macro_rules! conformance_tests {
     ($make:expr) => {
@@ -60,9 +68,22 @@ macro_rules! conformance_tests {
         $(
             #[tokio::test]
             async fn $case() {
-                let (store, _guard) = ($make)();
+                let (store, _guard) = ($make)().await;
                 $crate::conformance::$case(store).await;
             }
         )+
+    };
+}
+
+/// The same for the cases of [`Cluster`](crate::Cluster).
+#[macro_export]
+macro_rules! cluster_conformance_tests {
+    ($make:expr) => {
+        $crate::conformance_tests!(@each $make;
+            a_claim_ends_what_the_owner_before_writes, a_lease_that_ran_out_is_over, everybody_sees_who_is_there,
+            numbered_batches_are_written_once, one_of_many_claims_wins, partitions_are_claimed_from_nobody_alive,
+            released_partitions_are_free_at_once, repeated_batches_meet_themselves,
+            the_dead_are_forgotten_when_they_hold_nothing, the_secret_stays, who_leaves_leaves_everything,
+        );
     };
 }

@@ -39,6 +39,15 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// How long a caller waits for one of the connections of a [`Lane`] that are all in use.
 const WAIT: Duration = Duration::from_secs(5);
 
+/// How the planner is told to think, where it has these settings. Each of our statements has an index that it should use,
+/// but its plan is made when a table may be empty yet, and kept for as long as the session lasts; and of the number of rows
+/// in an array the planner knows nothing.
+const PLANNING: &str = "
+    SELECT set_config(wanted.name, wanted.value, FALSE)
+    FROM (SELECT 'enable_seqscan' AS name, 'off' AS value UNION ALL SELECT 'plan_cache_mode', 'force_generic_plan'
+          UNION ALL SELECT 'jit', 'off') AS wanted
+    JOIN pg_settings ON pg_settings.name = wanted.name";
+
 /// What a session may do to others: by these a client that vanished, or a statement that went wrong, lets go of its locks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -72,7 +81,7 @@ impl Limits {
     fn sql(self) -> String {
         format!(
             "SET timezone = 'UTC'; SET statement_timeout = {}; SET lock_timeout = {}; \
-             SET idle_in_transaction_session_timeout = {}",
+             SET idle_in_transaction_session_timeout = {}; {PLANNING}",
             self.statement.as_millis(),
             self.lock.as_millis(),
             self.idle_in_transaction.as_millis()

@@ -139,7 +139,7 @@ async fn a_lane_that_is_in_use_says_so() {
     let why = unavailable(lane.get().await);
     assert!(why.contains("all 1 connections"), "{why}");
     drop(connection);
-    lane.get().await.unwrap();
+    drop(lane.get().await.unwrap());
 }
 
 #[tokio::test]
