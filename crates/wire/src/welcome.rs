@@ -6,6 +6,11 @@ use crate::error::WireError;
 use crate::v1::{Held, Welcome};
 use crate::version::{PROTOCOL_MAX, PROTOCOL_MIN};
 
+/// Addresses of servers that a worker takes from one welcome.
+pub const SERVERS_MAX: usize = 64;
+/// Bytes of one of them.
+pub const SERVER_BYTES_MAX: usize = 256;
+
 /// What both sides keep to in a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
@@ -41,6 +46,16 @@ impl Welcome {
             silence: Duration::from_millis(u64::from(self.silence_millis)),
         })
     }
+
+    /// Where the servers are, in the sender's order: at most [`SERVERS_MAX`], each `http://` or `https://` and at most
+    /// [`SERVER_BYTES_MAX`] long. What is not is left out: it is advice, and no reason to do without a session.
+    pub fn addresses(&self) -> impl Iterator<Item = &str> {
+        let is_one = |url: &&str| {
+            let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+            url.len() <= SERVER_BYTES_MAX && rest.is_some_and(|host| !host.is_empty())
+        };
+        self.servers.iter().map(String::as_str).filter(is_one).take(SERVERS_MAX)
+    }
 }
 
 #[cfg(test)]
@@ -62,5 +77,16 @@ mod tests {
         ] {
             assert_eq!(welcome.terms().unwrap_err().field, field);
         }
+    }
+
+    #[test]
+    fn addresses_are_bounded_and_what_is_none_is_left_out() {
+        let servers = ["http://a:1", "", "ftp://a", "https://", "a:1", "https://b", "HTTP://c"];
+        let welcome = |servers: Vec<String>| Welcome { servers, ..Welcome::default() };
+        let few = welcome(servers.map(str::to_owned).to_vec());
+        assert_eq!(few.addresses().collect::<Vec<_>>(), ["http://a:1", "https://b"]);
+        let long = |bytes: usize| format!("http://{}", "x".repeat(bytes - "http://".len()));
+        let many = welcome([long(SERVER_BYTES_MAX + 1)].into_iter().chain(vec![long(SERVER_BYTES_MAX); 100]).collect());
+        assert_eq!(many.addresses().count(), SERVERS_MAX);
     }
 }

@@ -1,14 +1,14 @@
-//! When to dial again, and whom.
+//! How long to pause before servers are asked again.
 
 use std::time::Duration;
 
+use crate::addresses::Pause;
 use crate::worker::Timing;
 
-/// Goes through all servers without pause, then pauses; the pause doubles with each round that failed, and a random
-/// part of it is taken ("full jitter"), so that a thousand workers do not return at the same moment.
+/// The pause doubles with each round that reached nobody, and a random part of it is taken ("full jitter"), so that a
+/// thousand workers do not return at the same moment.
 #[derive(Debug)]
 pub(crate) struct Backoff {
-    servers: u32,
     first: Duration,
     max: Duration,
     refused_max: Duration,
@@ -16,9 +16,8 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    pub(crate) fn new(servers: usize, timing: &Timing) -> Self {
+    pub(crate) fn new(timing: &Timing) -> Self {
         Backoff {
-            servers: servers.max(1) as u32,
             first: timing.reconnect_first,
             max: timing.reconnect_max,
             refused_max: timing.refused_max,
@@ -31,18 +30,18 @@ impl Backoff {
         self.failures = 0;
     }
 
-    /// The pause after another failure. `random` is uniform over 0.0 to 1.0. A refusal is not mended by asking soon
-    /// again, so it waits at least half its maximum.
-    pub(crate) fn pause(&mut self, refused: bool, random: f64) -> Duration {
-        self.failures = self.failures.saturating_add(1);
-        if !self.failures.is_multiple_of(self.servers) {
-            return Duration::ZERO;
+    /// The length of a pause. `random` is uniform over 0.0 to 1.0. A refusal is not mended by asking soon again, so it waits
+    /// at least half its maximum.
+    pub(crate) fn length(&mut self, pause: Pause, random: f64) -> Duration {
+        match pause {
+            Pause::Refused => self.refused_max.mul_f64(0.5 + random / 2.0),
+            Pause::NotNow => self.first.mul_f64(random),
+            Pause::Unreachable => {
+                let doublings = self.failures.min(20);
+                self.failures = self.failures.saturating_add(1);
+                self.first.saturating_mul(1 << doublings).min(self.max).mul_f64(random)
+            }
         }
-        if refused {
-            return self.refused_max.mul_f64(0.5 + random / 2.0);
-        }
-        let doublings = (self.failures / self.servers - 1).min(20);
-        self.first.saturating_mul(1 << doublings).min(self.max).mul_f64(random)
     }
 }
 
@@ -52,28 +51,30 @@ mod tests {
 
     #[test]
     fn pauses_double_to_a_maximum_and_start_again() {
-        let mut backoff = Backoff::new(1, &Timing::default());
-        let millis: Vec<_> = (0..8).map(|_| backoff.pause(false, 1.0).as_millis()).collect();
+        let mut backoff = Backoff::new(&Timing::default());
+        let millis: Vec<_> = (0..8).map(|_| backoff.length(Pause::Unreachable, 1.0).as_millis()).collect();
         assert_eq!(millis, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
-        assert_eq!(backoff.pause(false, 0.0), Duration::ZERO);
+        assert_eq!(backoff.length(Pause::Unreachable, 0.0), Duration::ZERO);
         backoff.reset();
-        assert_eq!(backoff.pause(false, 0.5).as_millis(), 50);
+        assert_eq!(backoff.length(Pause::Unreachable, 0.5).as_millis(), 50);
         for _ in 0..100 {
-            assert!(backoff.pause(false, 1.0) <= Duration::from_secs(5));
+            assert!(backoff.length(Pause::Unreachable, 1.0) <= Duration::from_secs(5));
         }
     }
 
     #[test]
-    fn all_servers_are_tried_before_a_pause() {
-        let mut backoff = Backoff::new(3, &Timing::default());
-        let millis: Vec<_> = (0..6).map(|_| backoff.pause(false, 1.0).as_millis()).collect();
-        assert_eq!(millis, [0, 0, 100, 0, 0, 200]);
+    fn what_is_about_to_pass_is_not_waited_for() {
+        let mut backoff = Backoff::new(&Timing::default());
+        for _ in 0..5 {
+            backoff.length(Pause::Unreachable, 1.0);
+            assert_eq!(backoff.length(Pause::NotNow, 1.0).as_millis(), 100);
+        }
     }
 
     #[test]
     fn refusals_are_not_repeated_soon() {
-        let mut backoff = Backoff::new(1, &Timing::default());
-        assert_eq!(backoff.pause(true, 0.0), Duration::from_secs(15));
-        assert_eq!(backoff.pause(true, 1.0), Duration::from_secs(30));
+        let mut backoff = Backoff::new(&Timing::default());
+        assert_eq!(backoff.length(Pause::Refused, 0.0), Duration::from_secs(15));
+        assert_eq!(backoff.length(Pause::Refused, 1.0), Duration::from_secs(30));
     }
 }

@@ -24,9 +24,10 @@ use tokio::sync::{mpsc, watch};
 use tonic::Status;
 use v1::{to_server, to_worker};
 
+use crate::addresses::Pause;
 use crate::asks::{map_refused, results_refused};
 use crate::backoff::Backoff;
-use crate::connection::{Dialer, Failed, Session};
+use crate::connection::{Dialed, Dialer, Failed, Session};
 use crate::event::{Event, Events};
 use crate::host::HostProbe;
 use crate::ledger::{self, Action, Ledger};
@@ -52,7 +53,7 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// The connection, or the way to it.
 enum Link {
     Down { dial_at: Instant },
-    Dialing(BoxFuture<'static, Result<Box<Session>, Failed>>),
+    Dialing(BoxFuture<'static, Dialed>),
     Up(Line),
 }
 
@@ -74,7 +75,7 @@ struct Line {
 /// Why the loop woke up.
 enum Wake {
     Heard(Result<Option<v1::ToWorker>, Status>),
-    Dialed(Result<Box<Session>, Failed>),
+    Dialed(Dialed),
     Writable,
     Events,
     Shutdown,
@@ -138,7 +139,7 @@ impl Hand {
             event_batch: Vec::with_capacity(EVENTS),
             link: Link::Down { dial_at: now },
             unauthorized_since: None,
-            backoff: Backoff::new(dialer.servers(), &settings.timing),
+            backoff: Backoff::new(&settings.timing),
             down_since: now,
             last_failure: "none was tried".to_owned(),
             complained: [None; 2],
@@ -214,8 +215,7 @@ impl Hand {
                 let failed = Failed::from_status(&self.server(), &status);
                 self.lose_session(now, &failed);
             }
-            Wake::Dialed(Ok(session)) => self.on_session(now, session),
-            Wake::Dialed(Err(failed)) => self.redial_later(now, &failed),
+            Wake::Dialed(dialed) => self.on_dialed(now, dialed),
             Wake::Writable => {
                 if let Link::Up(line) = &mut self.link {
                     line.blocked = false;
@@ -255,7 +255,19 @@ impl Hand {
         }
     }
 
+    fn on_dialed(&mut self, now: Instant, dialed: Dialed) {
+        let Dialed { asked, outcome } = dialed;
+        match outcome {
+            Ok(session) => self.on_session(now, session),
+            Err(failed) => {
+                let pause = self.dialer.failed(&asked, &failed);
+                self.redial_later(now, &failed, pause);
+            }
+        }
+    }
+
     fn on_session(&mut self, now: Instant, session: Box<Session>) {
+        self.dialer.connected(&session);
         let welcome = &session.welcome;
         tracing::info!(
             server = session.server,
@@ -290,10 +302,13 @@ impl Hand {
     }
 
     fn lose_session(&mut self, now: Instant, failed: &Failed) {
+        let mut pause = None;
         if let Link::Up(line) = &self.link {
-            if now.duration_since(line.since) >= LASTING {
+            let lasted = now.duration_since(line.since) >= LASTING;
+            if lasted {
                 self.backoff.reset();
             }
+            pause = Some(self.dialer.lost(&line.session, lasted, failed));
             self.down_since = now;
         }
         self.ledger.disconnected();
@@ -301,12 +316,13 @@ impl Hand {
         for live in self.live.values() {
             live.task.log.wake();
         }
-        self.redial_later(now, failed);
+        self.redial_later(now, failed, pause);
     }
 
-    fn redial_later(&mut self, now: Instant, failed: &Failed) {
+    /// After a pause, or at once.
+    fn redial_later(&mut self, now: Instant, failed: &Failed, pause: Option<Pause>) {
         self.abort_if_unauthorized(now, failed);
-        let pause = self.backoff.pause(failed.is_refused(), rand::random());
+        let pause = pause.map_or(Duration::ZERO, |pause| self.backoff.length(pause, rand::random()));
         let complained = &mut self.complained[usize::from(failed.is_refused())];
         if complained.is_none_or(|at| now.duration_since(at) >= COMPLAIN_EVERY) {
             *complained = Some(now);
@@ -319,7 +335,10 @@ impl Hand {
     /// Work of a worker that was shut out is not its own any more.
     fn abort_if_unauthorized(&mut self, now: Instant, failed: &Failed) {
         if !failed.is_unauthorized() {
-            self.unauthorized_since = None;
+            // Who cannot be reached has not said that the token is good.
+            if !failed.is_unreachable() {
+                self.unauthorized_since = None;
+            }
             return;
         }
         let since = *self.unauthorized_since.get_or_insert(now);

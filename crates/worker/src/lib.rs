@@ -27,6 +27,7 @@
 
 #![warn(missing_docs)]
 
+mod addresses;
 mod asks;
 mod backoff;
 mod connection;

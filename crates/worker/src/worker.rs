@@ -71,10 +71,14 @@ pub struct Timing {
     pub listen_on: Duration,
     /// How long to wait for acknowledgements before leaving. Default 5 s.
     pub farewell: Duration,
-    /// For a connection to be made and welcomed. Default 10 s.
+    /// For a server to be reached and to show that it lives. Default 5 s; 1.5 s at most for servers that others told of.
     pub connect_timeout: Duration,
-    /// First pause between attempts to connect; doubles up to `reconnect_max`, each drawn from 0 to that. Default
-    /// 100 ms.
+    /// How long one address is tried alone before the next is tried as well. Default 1 s. What a dead first address costs.
+    pub head_start: Duration,
+    /// From there to the welcome: longer than an app may be without an owner. Default 12 s.
+    pub welcome_timeout: Duration,
+    /// First pause between rounds through the addresses; doubles up to `reconnect_max`, each drawn from 0 to that. Default
+    /// 100 ms. It does not grow after a server said that it cannot serve this worker now.
     pub reconnect_first: Duration,
     /// Longest pause between attempts to connect. Default 5 s.
     pub reconnect_max: Duration,
@@ -96,7 +100,9 @@ impl Default for Timing {
             hand_back_grace: Duration::from_secs(5),
             listen_on: Duration::from_millis(200),
             farewell: Duration::from_secs(5),
-            connect_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(5),
+            head_start: Duration::from_secs(1),
+            welcome_timeout: Duration::from_secs(12),
             reconnect_first: Duration::from_millis(100),
             reconnect_max: Duration::from_secs(5),
             refused_max: Duration::from_secs(30),
@@ -127,7 +133,7 @@ pub struct WorkerBuilder {
 }
 
 impl WorkerBuilder {
-    /// One more server to try when the others do not answer.
+    /// One more server to try when the others do not answer; or several, separated by commas.
     pub fn server(mut self, url: impl Into<String>) -> Self {
         self.servers.push(url.into());
         self
@@ -303,7 +309,9 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker for the server at `url`: `http://host:port`, or `https://` for TLS.
+    /// A worker for the server at `url`: `http://host:port`, or `https://` for TLS; or for any of several, separated by
+    /// commas. The address of a load balancer in front of all servers is enough. What servers tell of others is used when
+    /// none of these can be reached.
     pub fn builder(url: impl Into<String>) -> WorkerBuilder {
         WorkerBuilder {
             servers: vec![url.into()],

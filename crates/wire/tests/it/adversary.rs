@@ -50,7 +50,7 @@ fn digest(bytes: &[u8]) {
     if let Ok(ToWorker { message: Some(message) }) = ToWorker::decode(bytes) {
         match message {
             to_worker::Message::Welcome(welcome) => {
-                let _ = welcome.terms();
+                let _ = (welcome.terms(), welcome.addresses().count());
             }
             to_worker::Message::Dispatches(dispatches) => {
                 for dispatch in dispatches.dispatches {

@@ -1,5 +1,6 @@
 //! The real SDK against a server that the test plays word by word.
 
+mod addresses;
 mod admission;
 mod draining;
 mod logging;

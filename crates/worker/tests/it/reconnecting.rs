@@ -172,16 +172,6 @@ async fn a_server_that_answers_heartbeats_is_not_silent() {
 }
 
 #[tokio::test]
-async fn a_dead_address_is_passed_over() {
-    let mut server = FakeServer::start().await;
-    // Bound and dropped: nobody listens there.
-    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let builder = Worker::builder(format!("http://{dead}")).server(&server.url).token("t").timing(quick());
-    let _worker = run(builder.handler("noop", |_: Task| async { Ok(Output::default()) }));
-    server.accept().await;
-}
-
-#[tokio::test]
 async fn a_worker_with_limited_patience_says_why_it_gave_up() {
     let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let builder = Worker::builder(format!("http://{dead}")).timing(quick()).give_up_after(Duration::from_millis(100));

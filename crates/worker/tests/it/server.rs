@@ -1,5 +1,6 @@
 //! A server without mind: it accepts sessions and lets the test speak.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub type ToWorkerStream = Pin<Box<dyn Stream<Item = Result<v1::ToWorker, Status>
 /// Listens until it is dropped.
 pub struct FakeServer {
     pub url: String,
+    pub address: SocketAddr,
     sessions: mpsc::UnboundedReceiver<Peer>,
     /// When set, sessions are refused with this.
     pub refusal: Arc<Mutex<Option<Status>>>,
@@ -74,17 +76,22 @@ impl FakeServer {
         Self::start_with(Server::builder()).await
     }
 
-    pub async fn start_with(mut builder: Server) -> Self {
+    pub async fn start_with(builder: Server) -> Self {
+        Self::start_at("127.0.0.1:0".parse().unwrap(), builder)
+    }
+
+    pub fn start_at(address: SocketAddr, mut builder: Server) -> Self {
         let (send, sessions) = mpsc::unbounded_channel();
         let (send_refused, refused) = mpsc::unbounded_channel();
         let refusal = Arc::default();
         let door = Door { sessions: send, refusal: Arc::clone(&refusal), refused: send_refused };
-        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let url = format!("http://{}", incoming.local_addr().unwrap());
+        let incoming = TcpIncoming::bind(address).unwrap();
+        let address = incoming.local_addr().unwrap();
+        let url = format!("http://{address}");
         let service = WorkerServiceServer::new(door);
         let router = builder.add_service(service);
         let task = tokio::spawn(async move { router.serve_with_incoming(incoming).await.unwrap() });
-        FakeServer { url, sessions, refusal, refused, task }
+        FakeServer { url, address, sessions, refusal, refused, task }
     }
 
     /// The next session, not welcomed yet.
@@ -97,6 +104,17 @@ impl FakeServer {
         let mut peer = self.knock().await;
         peer.welcome(welcome()).await;
         peer
+    }
+
+    /// Whether nobody asked for a session that was not taken yet.
+    pub fn is_left_alone(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    /// Returns when nobody listens any more. Open sessions are in the hands of their peers.
+    pub async fn stop(mut self) {
+        self.task.abort();
+        let _ = within(&mut self.task).await;
     }
 
     /// Waits until a session was refused.

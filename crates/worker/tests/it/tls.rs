@@ -6,15 +6,19 @@ use tonic::transport::{Identity, Server, ServerTlsConfig};
 use crate::server::{FakeServer, dispatch, held, quick, run};
 
 // Made for these tests only; valid until 2126.
-const CA: &str = include_str!("tls/ca.pem");
+pub const CA: &str = include_str!("tls/ca.pem");
 const CERTIFICATE: &str = include_str!("tls/server.pem");
 const KEY: &str = include_str!("tls/server.key");
 
+/// A server for which [`CA`] vouches under the name `pendula.test`.
+pub fn secure() -> Server {
+    let identity = Identity::from_pem(CERTIFICATE, KEY);
+    Server::builder().tls_config(ServerTlsConfig::new().identity(identity)).unwrap()
+}
+
 #[tokio::test]
 async fn a_server_with_a_trusted_certificate_is_served_and_another_is_not() {
-    let identity = Identity::from_pem(CERTIFICATE, KEY);
-    let tls = Server::builder().tls_config(ServerTlsConfig::new().identity(identity)).unwrap();
-    let mut server = FakeServer::start_with(tls).await;
+    let mut server = FakeServer::start_with(secure()).await;
     let url = server.url.replace("http://", "https://");
     let builder = || {
         Worker::builder(&url)

@@ -70,7 +70,7 @@ fn hello_max() -> Hello {
     }
 }
 
-fn welcome() -> Welcome {
+pub fn welcome() -> Welcome {
     Welcome {
         protocol: 1,
         capabilities: vec!["one".to_owned()],
@@ -79,10 +79,11 @@ fn welcome() -> Welcome {
         heartbeat_millis: 2000,
         silence_millis: 10_000,
         abort: vec![held()],
+        ..Welcome::default()
     }
 }
 
-fn welcome_max() -> Welcome {
+pub fn welcome_max() -> Welcome {
     Welcome {
         protocol: u32::MAX,
         session: u64::MAX,

@@ -1,8 +1,8 @@
-//! What release 0.2 says besides: instances with many tasks.
+//! What release 0.2 says besides: instances with many tasks, and where the servers are.
 
 use pendula_wire::v1::*;
 
-use super::v0_1::{dispatch, dispatch_max, held, held_max, text};
+use super::v0_1::{dispatch, dispatch_max, held, held_max, text, welcome, welcome_max};
 use super::{Example, three};
 
 fn part() -> Dispatch {
@@ -104,6 +104,15 @@ fn page_max() -> ResultPage {
     }
 }
 
+fn introduced() -> Welcome {
+    let servers = vec!["http://10.0.0.1:7700".to_owned(), "https://server2.example".to_owned()];
+    Welcome { servers, ..welcome() }
+}
+
+fn introduced_max() -> Welcome {
+    Welcome { servers: vec!["x".repeat(1000); 100], ..welcome_max() }
+}
+
 pub fn examples() -> Vec<Example> {
     let to_server = |message| ToServer { message: Some(message) };
     let to_worker = |message| ToWorker { message: Some(message) };
@@ -122,6 +131,7 @@ pub fn examples() -> Vec<Example> {
         ),
         three(Dispatches { dispatches: vec![part()] }, Dispatches { dispatches: vec![part_max(); 100] }),
         three(part(), part_max()),
+        three(introduced(), introduced_max()),
         three(maps, MapRequests { requests: vec![request_max(); 10] }),
         three(request(), request_max()),
         three(sub_task(), sub_task_max()),
