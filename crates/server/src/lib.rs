@@ -20,6 +20,7 @@ pub mod retention;
 pub mod run;
 pub mod session;
 pub mod state;
+mod storage;
 pub mod telemetry;
 mod tls;
 

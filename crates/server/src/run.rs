@@ -13,8 +13,7 @@ use futures::StreamExt;
 use http::{Response, header};
 use pendula_model::api::ListenerView;
 use pendula_model::worker::BootId;
-use pendula_store::logs::{LogStore, SqliteLogStore};
-use pendula_store::sqlite::{self, SqliteStore};
+use pendula_store::logs::LogStore;
 use pendula_store::{Seat, Store};
 use pendula_wire::frame::MAX_MESSAGE_BYTES;
 use pendula_wire::v1::worker_service_server::{SERVICE_NAME, WorkerServiceServer};
@@ -27,7 +26,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::{self, Authenticator, Secret};
 use crate::clock::{self, Clock};
 use crate::cluster::{self, Member, PeerKey, Relay};
-use crate::config::{Config, Database};
+use crate::config::Config;
 use crate::health::Health;
 use crate::listener::{self, Listener};
 use crate::logs::LogHub;
@@ -35,7 +34,7 @@ use crate::metrics::Metrics;
 use crate::partition::{self, Owner, Partitions};
 use crate::session::{Entry, Refusals, Sessions, enter};
 use crate::state::ServerState;
-use crate::{api, retention, tls};
+use crate::{api, retention, storage, tls};
 
 /// How long a stopping server tries to give its partitions away.
 const GIVING_AWAY: Duration = Duration::from_secs(5);
@@ -76,26 +75,7 @@ impl Server {
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Server> {
         let tcp = listener::bind(&config.listen).await?;
         let metrics = Arc::new(Metrics::new());
-        let directory = match &config.database {
-            Database::Sqlite { directory } => directory.clone(),
-            Database::Postgres(_) => anyhow::bail!("PostgreSQL is being built"),
-        };
-        let options = sqlite::Options {
-            partitions: config.partitions,
-            writer_cache_kib: u32::try_from(config.database_cache >> 10).unwrap_or(u32::MAX),
-            now: clock.now(),
-            observer: Some(Arc::new({
-                let metrics = metrics.clone();
-                move |commit: sqlite::CommitObserved| metrics.store_took("transaction", commit.took)
-            })),
-            ..sqlite::Options::default()
-        };
-        let opened = tokio::task::spawn_blocking(move || -> anyhow::Result<(Arc<dyn Store>, Arc<dyn LogStore>)> {
-            let store = SqliteStore::open(&directory, options)?;
-            let logs = SqliteLogStore::open(&directory)?;
-            Ok((Arc::new(store), Arc::new(logs)))
-        });
-        let (store, logs) = opened.await.context("opening the store")??;
+        let (store, logs) = storage::open(&config, clock.as_ref(), &metrics).await?;
         Server::start_on(config, clock, tcp, store, logs, metrics).await
     }
 

@@ -57,6 +57,7 @@ impl Frames {
                 heartbeat_millis: HEARTBEAT.as_millis() as u32,
                 silence_millis: SILENCE.as_millis() as u32,
                 abort: abort.into_iter().map(Into::into).collect(),
+                servers: Vec::new(),
             }));
         }
         for tasks in batches(acks.into_iter().map(v1::Held::from)) {
