@@ -129,7 +129,8 @@ impl Ring {
     /// How many partitions a server owns, as `overview` has it.
     pub fn owned(&self, overview: &ClusterOverview, place: usize) -> u32 {
         let port = format!(":{}", self.servers[place].port);
-        let alive = overview.servers.iter().filter(|server| server.lease_seconds > 0.0);
+        // A process that is gone may have a lease still, and its address another process.
+        let alive = overview.servers.iter().filter(|server| server.lease_seconds > 0.0 && server.reach.reached);
         alive.filter(|server| server.address.ends_with(&port)).map(|server| server.partitions).sum()
     }
 

@@ -199,7 +199,9 @@ async fn s4_5_a_restart_under_the_same_address_within_the_lease_resumes_everythi
     for place in scene.ring.running() {
         let client = scene.ring.client(place);
         let status = eventually("it is well", SOON, || async {
-            client.status().await.ok().filter(|status| status.ready && status.problems.is_empty())
+            let status = client.status().await.ok()?;
+            println!("{:?}", status.problems);
+            (status.ready && status.problems.is_empty()).then_some(status)
         })
         .await;
         let late: Vec<_> = status.loops.iter().filter(|(_, age)| **age > 12.0).collect();
