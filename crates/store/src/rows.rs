@@ -3,6 +3,7 @@
 //! Reading a row has two ways to fail: the database cannot give it (an error of the store), or what it gives makes no
 //! sense (this row is unreadable, and others go on). The second is a plain text here. Both databases' rows are read here.
 
+mod definition;
 mod tasks;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use pendula_model::token::{Scope, Token};
 use pendula_model::worker::{BootId, WorkerRef};
 use pendula_model::{AppId, InstanceId, JobId, PartitionId, Revision, TaskId, Timestamp, TokenId};
 
+pub(crate) use self::definition::definition;
 pub(crate) use self::tasks::*;
 
 /// Why a row could not be understood.
@@ -181,7 +183,7 @@ pub(crate) fn job(columns: &mut Columns<'_>) -> Result<Job, Unreadable> {
 /// The column `spec` of `job_revision`.
 pub(crate) fn spec(columns: &mut Columns<'_>) -> Result<JobSpec, Unreadable> {
     let text = columns.text()?;
-    serde_json::from_str(text).or_else(|error| columns.refuse(&format!("is no definition: {error}")))
+    definition(text).or_else(|error| columns.refuse(&format!("is no definition: {error}")))
 }
 
 pub(crate) fn revision(columns: &mut Columns<'_>) -> Result<(Revision, Timestamp, Arc<JobSpec>), Unreadable> {

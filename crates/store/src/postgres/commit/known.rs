@@ -104,7 +104,7 @@ impl Known {
                 (Some(spec), _) if spec.runs_like(&job.spec) => Kept::InBatch,
                 (Some(_), _) => return Err(another()),
                 (None, None) => Kept::No,
-                (None, Some(text)) => match serde_json::from_str::<JobSpec>(text) {
+                (None, Some(text)) => match rows::definition(text) {
                     Ok(spec) if spec.runs_like(&job.spec) => Kept::Alike { text: text.clone() },
                     Ok(_) => return Err(another()),
                     Err(_) => Kept::Unreadable { text: text.clone() },
