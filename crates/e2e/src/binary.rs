@@ -28,3 +28,8 @@ fn beside_the_tests(name: &str, package: &str) -> PathBuf {
     assert!(binary.exists(), "{} is missing; make it with: cargo build -p {package}", binary.display());
     binary
 }
+
+/// The binary that an upgrade starts from: `PENDULA_OLD_BIN`, or the same one.
+pub fn old_pendula() -> PathBuf {
+    std::env::var_os("PENDULA_OLD_BIN").map_or_else(pendula, PathBuf::from)
+}

@@ -29,6 +29,7 @@ pub struct Ring {
     /// An administrator's secret.
     pub token: String,
     arguments: Vec<String>,
+    program: PathBuf,
 }
 
 /// One server process, or the place of one that is not running.
@@ -39,6 +40,7 @@ pub struct Member {
     token: String,
     database: String,
     arguments: Vec<String>,
+    program: PathBuf,
 }
 
 impl Ring {
@@ -49,25 +51,33 @@ impl Ring {
 
     /// The same with further arguments for each server.
     pub async fn start_with(count: usize, arguments: &[&str]) -> Ring {
+        Ring::start_as(count, arguments, &pendula()).await
+    }
+
+    /// The same with servers that run `program`.
+    pub async fn start_as(count: usize, arguments: &[&str], program: &Path) -> Ring {
         let postgres = Postgres::start();
         let url = postgres.database();
         let network = Proxy::start(postgres.port()).await;
         let database = url.replace(&format!(":{}/", postgres.port()), &format!(":{}/", network.port()));
-        Ring::start_on(postgres, network, database, count, arguments).await
+        Ring::start_on(postgres, network, database, count, arguments, program).await
     }
 
-    /// The same on a database that is there already, behind a URL that need not lead through `network`.
+    /// The same on a database that is there already, behind a URL that need not lead through `network`, with servers that
+    /// run `program`.
     pub async fn start_on(
         postgres: Postgres,
         network: Proxy,
         database: String,
         count: usize,
         arguments: &[&str],
+        program: &Path,
     ) -> Ring {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let token = format!("e2e-{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let mut ring = Ring { servers: Vec::new(), postgres, network, directory, database, token, arguments };
+        let (servers, program) = (Vec::new(), program.to_owned());
+        let mut ring = Ring { servers, postgres, network, directory, database, token, arguments, program };
         for _ in 0..count {
             ring.join().await;
         }
@@ -80,7 +90,8 @@ impl Ring {
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port is free").port();
         let log = self.directory.path().join(format!("server-{port}.log"));
         let (token, database, arguments) = (self.token.clone(), self.database.clone(), self.arguments.clone());
-        let mut member = Member { process: None, port, log, token, database, arguments };
+        let program = self.program.clone();
+        let mut member = Member { process: None, port, log, token, database, arguments, program };
         member.launch();
         member.ready().await;
         self.servers.push(member);
@@ -207,9 +218,14 @@ impl Member {
         self.process.as_ref().expect("it runs").signal(signal);
     }
 
+    /// What it runs from its next start on.
+    pub fn set_program(&mut self, program: &Path) {
+        program.clone_into(&mut self.program);
+    }
+
     /// Starts it again, under the same address.
     pub fn launch(&mut self) {
-        let mut command = Command::new(pendula());
+        let mut command = Command::new(&self.program);
         command
             .arg("server")
             .args(["--listen", &format!("127.0.0.1:{}", self.port)])

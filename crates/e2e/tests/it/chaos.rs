@@ -219,85 +219,80 @@ async fn nothing_is_active(client: &Client) {
     eventually("everything has ended", Duration::from_secs(180), none).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_loses_and_doubles_nothing_whatever_breaks() {
-    let seed: u64 = from_environment("CHAOS_SEED", rand::random::<u32>().into());
-    let rate: u32 = from_environment("CHAOS_RATE", 100);
-    let seconds: u64 = from_environment("CHAOS_SECONDS", 0);
-    println!("CHAOS_SEED={seed} CHAOS_RATE={rate} CHAOS_SECONDS={seconds}");
-    let mut dice = StdRng::seed_from_u64(seed);
-    let mut ring = Ring::start_with(3, &["--set", "partitions=16"]).await;
-    let mut workers = Vec::new();
-    for app in APPS {
-        let token = ring.app(app).await;
-        for job in jobs() {
-            ring.client(1).job_create(app, &job).await.expect("the job is valid");
-        }
-        let program = Path::new(env!("CARGO_BIN_EXE_pendula-e2e-noter"));
-        for name in ["w1", "w2"] {
-            workers.push(Noter::start(program, &ring.urls(), app, &token, name, ring.directory()));
-        }
-    }
-    let (stop, untyped) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let clients: Vec<Client> = (0..3).map(|place| ring.client(place)).collect();
-    // What fires by itself is about twelve a second and app.
-    let asked = rate.saturating_sub(48).max(4) / 4;
-    let submitters = APPS.map(|app| {
-        let (clients, stop, untyped) = (clients.clone(), stop.clone(), untyped.clone());
-        let pace = Duration::from_secs(1) / asked;
-        tokio::spawn(Submitter { clients, app, pace, stop, untyped }.run())
-    });
+/// Servers, workers, jobs and those who ask for runs.
+struct Load {
+    ring: Ring,
+    workers: Vec<Noter>,
+    stop: Arc<AtomicBool>,
+    untyped: Arc<AtomicUsize>,
+    submitters: Vec<tokio::task::JoinHandle<Vec<(String, InstanceId)>>>,
+    begun: Instant,
+}
 
-    let begun = Instant::now();
-    let mut happened: Vec<(Event, Timestamp, Timestamp)> = Vec::new();
-    let mut epochs = Epochs::default();
-    loop {
-        let mut events = EVENTS;
-        events.shuffle(&mut dice);
-        for event in events {
-            tokio::time::sleep(Duration::from_millis(dice.random_range(500..2000))).await;
-            let from = now();
-            println!("{:6.1} s {event:?}", begun.elapsed().as_secs_f64());
-            event.happen(&mut ring, &mut workers, &mut dice).await;
-            epochs.look(&ring);
-            happened.push((event, from, now()));
-        }
-        if begun.elapsed() >= Duration::from_secs(seconds) {
-            break;
-        }
-    }
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    stop.store(true, Ordering::Relaxed);
-    let mut acknowledged = BTreeMap::new();
-    for submitter in submitters {
-        acknowledged.extend(submitter.await.expect("no submitter panicked").into_iter().map(|(key, id)| (id, key)));
-    }
-    let client = ring.client(2);
-    for app in APPS {
-        for job in jobs().iter().filter(|job| job.trigger.is_some()) {
-            client.job_disable(app, &job.name).await.expect("disabling works");
-        }
-    }
-    nothing_is_active(&client).await;
-
-    let notes = notes::together(&workers);
-    let twice: Vec<_> = notes.iter().filter(|(_, count)| **count > 1).collect();
-    assert!(twice.is_empty(), "attempts that ran twice: {twice:?}");
-    let mut attempts: BTreeMap<(InstanceId, u64), u32> = BTreeMap::new();
-    for (instance, task, _) in notes.keys() {
-        *attempts.entry((*instance, *task)).or_default() += 1;
-    }
-    let mut beats: Vec<Vec<(Timestamp, Timestamp)>> = Vec::new();
-    let mut known = BTreeSet::new();
-    let (mut fired, mut lost) = (0, 0);
-    for app in APPS {
-        for job in jobs() {
-            let views = all_instances(&client, app, &job.name).await;
-            for view in &views {
-                known.insert(view.id);
-                check_outcome(view, &job, &attempts, &mut lost);
+impl Load {
+    /// `rate` runs per second in all, on servers that are there.
+    async fn start(ring: Ring, rate: u32) -> Load {
+        let mut workers = Vec::new();
+        for app in APPS {
+            let token = ring.app(app).await;
+            for job in jobs() {
+                ring.client(1).job_create(app, &job).await.expect("the job is valid");
             }
-            if let Some(trigger) = &job.trigger {
+            let program = Path::new(env!("CARGO_BIN_EXE_pendula-e2e-noter"));
+            for name in ["w1", "w2"] {
+                workers.push(Noter::start(program, &ring.urls(), app, &token, name, ring.directory()));
+            }
+        }
+        let (stop, untyped) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let clients: Vec<Client> = (0..3).map(|place| ring.client(place)).collect();
+        // What fires by itself is about twelve a second and app.
+        let asked = rate.saturating_sub(48).max(4) / 4;
+        let submitters = APPS.map(|app| {
+            let (clients, stop, untyped) = (clients.clone(), stop.clone(), untyped.clone());
+            let pace = Duration::from_secs(1) / asked;
+            tokio::spawn(Submitter { clients, app, pace, stop, untyped }.run())
+        });
+        Load { ring, workers, stop, untyped, submitters: submitters.into(), begun: Instant::now() }
+    }
+
+    /// Ends it, waits until nothing is active, and checks everything. Returns when which beat was made, per app.
+    async fn check(self) -> Vec<Vec<(Timestamp, Timestamp)>> {
+        let Load { ring, workers, stop, untyped, submitters, begun } = self;
+        stop.store(true, Ordering::Relaxed);
+        let mut acknowledged = BTreeMap::new();
+        for submitter in submitters {
+            acknowledged.extend(submitter.await.expect("no submitter panicked").into_iter().map(|(key, id)| (id, key)));
+        }
+        let client = ring.client(2);
+        for app in APPS {
+            for job in jobs().iter().filter(|job| job.trigger.is_some()) {
+                client.job_disable(app, &job.name).await.expect("disabling works");
+            }
+        }
+        nothing_is_active(&client).await;
+
+        let notes = notes::together(&workers);
+        let twice: Vec<_> = notes.iter().filter(|(_, count)| **count > 1).collect();
+        assert!(twice.is_empty(), "attempts that ran twice: {twice:?}");
+        let mut attempts: BTreeMap<(InstanceId, u64), u32> = BTreeMap::new();
+        for (instance, task, _) in notes.keys() {
+            *attempts.entry((*instance, *task)).or_default() += 1;
+        }
+        let mut beats: Vec<Vec<(Timestamp, Timestamp)>> = Vec::new();
+        let mut known = BTreeSet::new();
+        let (mut fired, mut lost) = (0, 0);
+        for app in APPS {
+            for job in jobs() {
+                let views = all_instances(&client, app, &job.name).await;
+                for view in &views {
+                    known.insert(view.id);
+                    check_outcome(view, &job, &attempts, &mut lost);
+                }
+                let Some(trigger) = &job.trigger else {
+                    let keys: BTreeSet<_> = views.iter().map(|view| view.idempotency_key.clone()).collect();
+                    assert_eq!(keys.len(), views.len(), "{app}/{}: one instance per key", job.name);
+                    continue;
+                };
                 let every = trigger.fixed_rate.unwrap_or(Duration::from_secs(1));
                 let mut times: Vec<_> =
                     views.iter().map(|view| (view.fire_time.expect("a trigger made it"), view.created_at)).collect();
@@ -312,26 +307,76 @@ async fn a_cluster_loses_and_doubles_nothing_whatever_breaks() {
                 if job.name == "beat" {
                     beats.push(times);
                 }
-            } else {
-                let keys: BTreeSet<_> = views.iter().map(|view| view.idempotency_key.clone()).collect();
-                assert_eq!(keys.len(), views.len(), "{app}/{}: one instance per key", job.name);
             }
         }
+        for (id, key) in &acknowledged {
+            assert!(known.contains(id), "acknowledged instance {id} ({key}) is gone");
+        }
+        let unknown: Vec<_> = notes.keys().filter(|(instance, ..)| !known.contains(instance)).collect();
+        assert!(unknown.is_empty(), "ran and is not in the store: {unknown:?}");
+        println!(
+            "{} acknowledged, {} instances, {fired} fires without a gap, {} executions, {lost} at-most-once lost, {:.0} s",
+            acknowledged.len(),
+            known.len(),
+            notes.len(),
+            begun.elapsed().as_secs_f64()
+        );
+        assert_eq!(untyped.load(Ordering::Relaxed), 0, "errors that are no typed, retryable ones");
+        beats
     }
-    for (id, key) in &acknowledged {
-        assert!(known.contains(id), "acknowledged instance {id} ({key}) is gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_loses_and_doubles_nothing_whatever_breaks() {
+    let seed: u64 = from_environment("CHAOS_SEED", rand::random::<u32>().into());
+    let rate: u32 = from_environment("CHAOS_RATE", 100);
+    let seconds: u64 = from_environment("CHAOS_SECONDS", 0);
+    println!("CHAOS_SEED={seed} CHAOS_RATE={rate} CHAOS_SECONDS={seconds}");
+    let mut dice = StdRng::seed_from_u64(seed);
+    let mut load = Load::start(Ring::start_with(3, &["--set", "partitions=16"]).await, rate).await;
+    let mut happened: Vec<(Event, Timestamp, Timestamp)> = Vec::new();
+    let mut epochs = Epochs::default();
+    loop {
+        let mut events = EVENTS;
+        events.shuffle(&mut dice);
+        for event in events {
+            tokio::time::sleep(Duration::from_millis(dice.random_range(500..2000))).await;
+            let from = now();
+            println!("{:6.1} s {event:?}", load.begun.elapsed().as_secs_f64());
+            event.happen(&mut load.ring, &mut load.workers, &mut dice).await;
+            epochs.look(&load.ring);
+            happened.push((event, from, now()));
+        }
+        if load.begun.elapsed() >= Duration::from_secs(seconds) {
+            break;
+        }
     }
-    let unknown: Vec<_> = notes.keys().filter(|(instance, ..)| !known.contains(instance)).collect();
-    assert!(unknown.is_empty(), "ran and is not in the store: {unknown:?}");
-    println!(
-        "{} acknowledged, {} instances, {fired} fires without a gap, {} executions, {lost} at-most-once lost, {:.0} s",
-        acknowledged.len(),
-        known.len(),
-        notes.len(),
-        begun.elapsed().as_secs_f64()
-    );
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let beats = load.check().await;
     print_gaps(&happened, &beats);
-    assert_eq!(untyped.load(Ordering::Relaxed), 0, "errors that are no typed, retryable ones");
+}
+
+/// S1-6: servers are upgraded one by one under load, and one of them is rolled back. `PENDULA_OLD_BIN` is the binary before the
+/// upgrade; without it the same one is restarted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s1_6_a_rolling_upgrade_under_load_loses_and_doubles_nothing() {
+    let (old, new) = (pendula_e2e::binary::old_pendula(), pendula_e2e::binary::pendula());
+    println!("from {} to {}", old.display(), new.display());
+    let ring = Ring::start_as(3, &["--set", "partitions=16"], &old).await;
+    let mut load = Load::start(ring, 100).await;
+    let mut happened = Vec::new();
+    for (place, program) in [(0, &new), (1, &new), (2, &new), (1, &old), (1, &new)] {
+        let from = now();
+        let server = &mut load.ring.servers[place];
+        server.stop().await;
+        server.set_program(program);
+        server.launch();
+        server.ready().await;
+        load.ring.settled().await;
+        happened.push((Event::RestartGracefully, from, now()));
+    }
+    let beats = load.check().await;
+    print_gaps(&happened, &beats);
 }
 
 /// Ended as its definition allows, and ran as often as that says.

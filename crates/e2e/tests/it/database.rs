@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use pendula_client::{Client, RunKey};
+use pendula_e2e::binary::pendula;
 use pendula_e2e::process::eventually;
 use pendula_e2e::{Noter, Proxy, Ring};
 use pendula_model::InstanceId;
@@ -48,7 +49,7 @@ async fn a_promoted_standby_has_all_that_was_acknowledged_and_is_found() {
     let database = url.replace(&format!("127.0.0.1:{}/", primary.port()), &both);
     assert!(database.contains(&both), "{database}");
     let network = Proxy::start(primary.port()).await;
-    let ring = Ring::start_on(primary, network, database, 2, &["--set", "partitions=4"]).await;
+    let ring = Ring::start_on(primary, network, database, 2, &["--set", "partitions=4"], &pendula()).await;
     let token = ring.app("demo").await;
     let quick = Processor::Handler(Handler { name: "note".to_owned(), config: None });
     ring.client(0).job_create("demo", &JobSpec::new("quick", quick)).await.expect("the job is valid");

@@ -340,6 +340,52 @@ async fn all(client: &Client, job: &str) -> Vec<InstanceView> {
     client.instance_list(&filter).await.expect("listing works").items
 }
 
+/// O-1: ten thousand jobs are due in one second, and a server is killed meanwhile: each fires once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn o_1_ten_thousand_jobs_due_at_once_fire_once_each_while_a_server_dies() {
+    const JOBS: usize = 10_000;
+    let mut scene = Scene::start().await;
+    let at = now().plus(Duration::from_secs(20));
+    let due = |number| JobSpec {
+        trigger: Some(Trigger { at: Some(at), misfire: Misfire::FireOnce, ..Trigger::default() }),
+        ..job(&format!("due-{number}"), "note", 0)
+    };
+    let jobs: Vec<JobSpec> = (0..JOBS).map(due).collect();
+    let applied = scene.ring.client(0).apply_all("demo", jobs, false).await.expect("they are valid");
+    assert_eq!(applied.jobs.len(), JOBS);
+    assert!(now() < at, "applied too late to show anything");
+    let owner = scene.owner().await;
+    let other = scene.others(owner)[0];
+    tokio::time::sleep(at.since(now())).await;
+    // Some have fired, most have not.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    scene.ring.servers[owner].kill();
+    let client = scene.ring.client(other);
+    let filter = InstanceFilter { app: Some("demo".to_owned()), limit: Some(1000), ..InstanceFilter::default() };
+    let views = eventually("all have fired and succeeded", Duration::from_secs(120), || async {
+        let mut filter = filter.clone();
+        let mut found = Vec::new();
+        loop {
+            let page = client.instance_list(&filter).await.ok()?;
+            found.extend(page.items);
+            match page.next_cursor {
+                Some(cursor) => filter.cursor = Some(cursor),
+                None => break,
+            }
+        }
+        (found.len() >= JOBS && found.iter().all(|view| view.state == InstanceState::Succeeded)).then_some(found)
+    })
+    .await;
+    let jobs: std::collections::BTreeSet<&str> = views.iter().map(|view| view.job.as_str()).collect();
+    assert_eq!((views.len(), jobs.len()), (JOBS, JOBS), "one instance each");
+    assert!(views.iter().all(|view| view.fire_time == Some(at)));
+    let notes = scene.worker.notes();
+    assert!(notes.values().all(|count| *count == 1) && notes.len() >= JOBS, "{} executions", notes.len());
+    let mut late: Vec<Duration> = views.iter().map(|view| view.created_at.since(at)).collect();
+    late.sort();
+    println!("late by {:?} (p50), {:?} (worst)", late[JOBS / 2], late[JOBS - 1]);
+}
+
 /// O-17: disabled and enabled through all servers in turn while it fires; after a disable was answered nothing later fires.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn o_17_a_disable_holds_whichever_server_answered() {
