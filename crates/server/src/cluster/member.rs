@@ -185,7 +185,13 @@ impl Member {
 
     /// Claims a partition; nothing when it was not to be had.
     pub(crate) async fn claim(&self, partition: PartitionId, seen: Epoch) -> Result<Option<Epoch>, StoreError> {
-        self.cluster().claim(partition, self.boot(), seen).await
+        let claimed = self.cluster().claim(partition, self.boot(), seen).await?;
+        if claimed.is_some() {
+            // Whoever gave it away waits with the next one until this one has an owner.
+            self.inner.moved.notify_one();
+            self.look();
+        }
+        Ok(claimed)
     }
 
     /// Lets go of a partition, and has others told.
