@@ -9,7 +9,9 @@
 //! prefers it sets [`LogOptions::synchronous`].
 
 mod append;
+mod assembly;
 mod chunk;
+mod growth;
 mod read;
 
 use std::path::{Path, PathBuf};
