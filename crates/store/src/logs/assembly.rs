@@ -4,14 +4,14 @@ use super::{LogPart, chunk};
 
 /// How far a log is, for readers.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Extent {
+pub(crate) struct Extent {
     pub total: u64,
     pub ended: bool,
     pub cut_at: Option<u64>,
 }
 
 /// A part that is being put together.
-pub(super) struct Assembly {
+pub(crate) struct Assembly {
     part: LogPart,
     max_bytes: usize,
 }

@@ -16,7 +16,7 @@ const LARGEST_OFFSET: u64 = 1 << 60;
 
 /// How far a log is, as it is stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Stream {
+pub(crate) struct Stream {
     /// Everything before it is stored, known as lost, or dropped.
     pub next_offset: u64,
     /// Nothing follows.
@@ -32,13 +32,13 @@ pub(super) struct Stream {
 }
 
 /// The rows of a tail as they were read back: their bytes, and how many they are as stored.
-pub(super) struct Tail {
+pub(crate) struct Tail {
     pub bytes: Vec<u8>,
     pub stored: u64,
 }
 
 /// A row to be written.
-pub(super) struct Chunk {
+pub(crate) struct Chunk {
     pub start: u64,
     pub length: u64,
     pub codec: Codec,
@@ -46,7 +46,7 @@ pub(super) struct Chunk {
 }
 
 /// What has to be written for a log.
-pub(super) struct Growth {
+pub(crate) struct Growth {
     pub stream: Stream,
     /// Rows from this offset on go, before the new ones come.
     pub replaced_from: Option<u64>,
@@ -60,7 +60,7 @@ struct Run {
 }
 
 /// A log that grows.
-pub(super) struct Growing {
+pub(crate) struct Growing {
     stream: Stream,
     runs: Vec<Run>,
 }
