@@ -1,14 +1,14 @@
 //! A row of log bytes, compressed where it pays.
 
 /// Bytes of a log in one row at most.
-pub(super) const LARGEST: usize = 64 << 10;
+pub(crate) const LARGEST: usize = 64 << 10;
 
 /// Below it compression saves nothing worth its time.
 const WORTH_COMPRESSING: usize = 256;
 
 /// How the data of a row is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Codec {
+pub(crate) enum Codec {
     Plain,
     Lz4,
 }
@@ -23,7 +23,7 @@ impl Codec {
 }
 
 /// `bytes` as they are stored.
-pub(super) fn pack(bytes: &[u8]) -> (Codec, std::borrow::Cow<'_, [u8]>) {
+pub(crate) fn pack(bytes: &[u8]) -> (Codec, std::borrow::Cow<'_, [u8]>) {
     if bytes.len() >= WORTH_COMPRESSING {
         let packed = lz4_flex::block::compress(bytes);
         if packed.len() < bytes.len() {
@@ -34,7 +34,7 @@ pub(super) fn pack(bytes: &[u8]) -> (Codec, std::borrow::Cow<'_, [u8]>) {
 }
 
 /// The `length` bytes that were packed; `None` when the data is damaged.
-pub(super) fn unpack(codec: i64, data: &[u8], length: usize) -> Option<Vec<u8>> {
+pub(crate) fn unpack(codec: i64, data: &[u8], length: usize) -> Option<Vec<u8>> {
     let bytes = match codec {
         0 => data.to_vec(),
         1 if length <= LARGEST => lz4_flex::block::decompress(data, length).ok()?,

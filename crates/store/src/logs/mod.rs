@@ -9,7 +9,9 @@
 //! prefers it sets [`LogOptions::synchronous`].
 
 mod append;
-mod chunk;
+pub(crate) mod assembly;
+pub(crate) mod chunk;
+pub(crate) mod growth;
 mod read;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +21,7 @@ use pendula_model::{AppId, InstanceId, Timestamp};
 use rusqlite::Connection;
 
 use crate::port::StoreError;
+pub use crate::postgres::PostgresLogStore;
 use crate::sqlite::error::OrStoreError;
 use crate::sqlite::readers::Readers;
 use crate::sqlite::schema::{Migration, Schema};

@@ -57,10 +57,15 @@ pub(super) async fn commit(lane: &Lane, batch: &Batch) -> Result<(), StoreError>
         Err(what) => return standing(&client, batch).await?.map_or(Err(StoreError::Conflict { what }), |()| Ok(())),
     };
     let merged = write(lane, &client, batch, &known, true).await;
-    if matches!(merged, Err(StoreError::Conflict { .. })) && batch.changes.len() > 1 {
-        return write(lane, &client, batch, &known, false).await;
+    let Err(StoreError::Conflict { what }) = &merged else { return merged };
+    if batch.changes.len() == 1 {
+        return merged;
     }
-    merged
+    let single = write(lane, &client, batch, &known, false).await;
+    if single.is_ok() {
+        tracing::warn!(partition = %batch.partition, what, "a batch was refused as a whole and accepted change by change");
+    }
+    single
 }
 
 /// Holds the row until the end of the transaction. Nothing is written when the batch is known, or the epoch is another.

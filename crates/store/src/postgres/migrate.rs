@@ -35,8 +35,10 @@ pub(super) enum Kind {
 }
 
 /// All of them, in order.
-pub(super) const MIGRATIONS: &[Migration] =
-    &[Migration { number: 1, name: "initial", kind: Kind::Expand, sql: include_str!("migrations/0001_initial.sql") }];
+pub(super) const MIGRATIONS: &[Migration] = &[
+    Migration { number: 1, name: "initial", kind: Kind::Expand, sql: include_str!("migrations/0001_initial.sql") },
+    Migration { number: 2, name: "logs", kind: Kind::Expand, sql: include_str!("migrations/0002_logs.sql") },
+];
 
 /// Statements of a step wait no longer than that for a lock: whoever comes after them waits as well.
 const LOCK_PATIENCE: &str = "3s";

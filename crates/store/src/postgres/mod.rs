@@ -14,6 +14,7 @@ mod groups;
 mod instances;
 mod jobs;
 mod load;
+mod logs;
 mod migrate;
 mod open;
 mod plan;
@@ -44,6 +45,7 @@ use tokio::time::Instant;
 
 use self::connect::{Lane, Limits};
 use self::error::OrStoreError;
+pub use self::logs::PostgresLogStore;
 pub use self::plan::{MigrationPlan, MigrationState, MigrationStep, migration_apply, migration_plan};
 use crate::cluster::Cluster;
 use crate::port::{Batch, InstanceFilter, JobFilter, Page, Store, StoreError, StoreStatus, TaskFilter};

@@ -39,7 +39,8 @@ pub(super) async fn open(url: &str, partitions: u16, migrate: bool) -> Result<Op
     }
     let contents = migrate::look(&session).await?;
     let schema = known_schema(contents.applied())?;
-    let faults = verify::faults(&session, schema).await?;
+    let mut faults = verify::faults(&session, schema).await?;
+    faults.extend(verify::log_faults(&session, schema).await?);
     if !faults.is_empty() {
         let why = format!("{}; refusing to run unguarded: restore a backup", faults.join("; "));
         return Err(StoreError::Corrupt { why });

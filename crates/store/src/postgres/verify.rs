@@ -13,7 +13,10 @@ use super::seed;
 use crate::port::StoreError;
 
 /// The patterns of schemas 1, 2, ….
-const PATTERNS: &[&str] = &[include_str!("migrations/0001.pattern")];
+const PATTERNS: &[&str] = &[include_str!("migrations/0001.pattern"), include_str!("migrations/0002.pattern")];
+
+/// Tables of logs are called so; their faults are told by those who keep logs.
+const LOGS: &str = "log_";
 
 /// Major versions of PostgreSQL that the tests know.
 const VERSIONS: std::ops::RangeInclusive<i32> = 13..=17;
@@ -71,10 +74,9 @@ pub(super) async fn settings(client: &Client) -> Result<Settings, StoreError> {
     Ok(found)
 }
 
-/// What is missing or altered in the database, which has schema `schema` of ours; empty when nothing is.
+/// What is missing or altered in the database, logs aside, which has schema `schema` of ours; empty when nothing is.
 pub(super) async fn faults(client: &Client, schema: u32) -> Result<Vec<String>, StoreError> {
-    let pattern = PATTERNS.get((schema as usize).saturating_sub(1)).copied().unwrap_or_default();
-    let mut faults = compare(pattern, &structure(client).await?);
+    let mut faults = compare(&pattern(schema, |table| !table.starts_with(LOGS)), &structure(client).await?);
     // Without tables there are no rows to ask for.
     if faults.is_empty() {
         faults = seed::faults(client).await?;
@@ -82,25 +84,39 @@ pub(super) async fn faults(client: &Client, schema: u32) -> Result<Vec<String>, 
     Ok(faults)
 }
 
+/// The same for the tables of logs.
+pub(super) async fn log_faults(client: &Client, schema: u32) -> Result<Vec<String>, StoreError> {
+    Ok(compare(&pattern(schema, |table| table.starts_with(LOGS)), &structure(client).await?))
+}
+
+/// Each thing that must be there, with what it is.
+fn pattern(schema: u32, is_meant: impl Fn(&str) -> bool) -> Vec<(&'static str, &'static str)> {
+    let lines = PATTERNS.get((schema as usize).saturating_sub(1)).copied().unwrap_or_default().lines();
+    let things = lines.filter(|line| !line.is_empty()).map(|line| line.split_once(" = ").unwrap_or((line, "")));
+    things.filter(|(thing, _)| is_meant(table_of(thing))).collect()
+}
+
+/// The table that a thing is, or is part of.
+fn table_of(thing: &str) -> &str {
+    thing.split([' ', '.']).nth(1).unwrap_or_default()
+}
+
 /// Each thing of the pattern, with what it is, beside what was found under its name.
-fn compare(pattern: &str, found: &BTreeMap<String, String>) -> Vec<String> {
-    let wanted =
-        || pattern.lines().filter(|line| !line.is_empty()).map(|line| line.split_once(" = ").unwrap_or((line, "")));
-    let table_of = |thing: &str| thing.split([' ', '.']).nth(1).unwrap_or_default().to_owned();
+fn compare(pattern: &[(&str, &str)], found: &BTreeMap<String, String>) -> Vec<String> {
     let is_lost = |table: &str| !found.contains_key(&format!("table {table}"));
     let mut faults = Vec::new();
-    for (thing, what) in wanted() {
-        match found.get(thing) {
+    for (thing, what) in pattern {
+        match found.get(*thing) {
             Some(is) if plain(is) == plain(what) => {}
             Some(is) => faults.push(format!("{thing} is altered: it is {is}, and must be {what}")),
             // One line is enough for a table with all that belongs to it.
-            None if !thing.starts_with("table ") && is_lost(&table_of(thing)) => {}
+            None if !thing.starts_with("table ") && is_lost(table_of(thing)) => {}
             None => faults.push(format!("{thing} is missing")),
         }
     }
     for (thing, is) in found.iter().filter(|(thing, is)| thing.starts_with("column ") && is.contains(REQUIRED)) {
-        let is_ours = wanted().any(|(table, _)| table == format!("table {}", table_of(thing)));
-        if is_ours && wanted().all(|(known, _)| known != thing) {
+        let is_ours = pattern.iter().any(|(table, _)| *table == format!("table {}", table_of(thing)));
+        if is_ours && pattern.iter().all(|(known, _)| known != thing) {
             faults.push(format!("{thing} is not known here, and every new row must have it ({is})"));
         }
     }

@@ -1,24 +1,81 @@
-//! Logs: once each byte, whole or with the holes named.
+//! Logs: once each byte, whole or with the holes named, whatever database keeps them.
 
-use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use pendula_model::{AppId, InstanceId};
-use pendula_store::logs::{LogAppend, LogKey, LogOptions, LogPart, LogStore, SqliteLogStore};
+use pendula_store::StoreError;
+use pendula_store::logs::{LogAppend, LogKey, LogOptions, LogPart, LogStore, PostgresLogStore, SqliteLogStore};
+use pendula_store::postgres::migration_apply;
+use pendula_store::sqlite::Synchronous;
+use pendula_testdb::Postgres;
 
 const KEY: LogKey = LogKey { app: AppId(1), instance: InstanceId(2), attempt: 1, task: 0 };
+
+/// Where logs are kept, and how to look at it from behind.
+trait Home: Sized {
+    async fn new() -> Self;
+    async fn open_with(&self, options: LogOptions) -> Result<Arc<dyn LogStore>, StoreError>;
+    /// Runs SQL on its tables, in the words of this database.
+    async fn run(&self, sqlite: &str, postgres: &str) -> String;
+
+    async fn open(&self) -> Arc<dyn LogStore> {
+        self.open_with(LogOptions::default()).await.unwrap()
+    }
+
+    /// Numbers of chunks and streams.
+    async fn rows(&self) -> (i64, i64) {
+        let chunks = self.run("SELECT count(*) FROM chunk", "SELECT count(*) FROM log_chunk").await;
+        let streams = self.run("SELECT count(*) FROM stream", "SELECT count(*) FROM log_stream").await;
+        (chunks.parse().unwrap(), streams.parse().unwrap())
+    }
+}
+
+struct SqliteHome(tempfile::TempDir);
+
+impl Home for SqliteHome {
+    async fn new() -> Self {
+        SqliteHome(tempfile::tempdir().unwrap())
+    }
+
+    async fn open_with(&self, options: LogOptions) -> Result<Arc<dyn LogStore>, StoreError> {
+        Ok(Arc::new(SqliteLogStore::open_with(self.0.path(), options)?))
+    }
+
+    async fn run(&self, sqlite: &str, _: &str) -> String {
+        let db = rusqlite::Connection::open(self.0.path().join("logs.db")).unwrap();
+        let mut statement = db.prepare(sqlite).unwrap();
+        match statement.column_count() {
+            0 => statement.execute([]).unwrap().to_string(),
+            _ => statement.query_row([], |row| row.get::<_, i64>(0)).unwrap().to_string(),
+        }
+    }
+}
+
+struct PostgresHome(String);
+
+impl Home for PostgresHome {
+    async fn new() -> Self {
+        let url = Postgres::shared().database();
+        migration_apply(&url, 1, |_, _| ()).await.unwrap();
+        PostgresHome(url)
+    }
+
+    async fn open_with(&self, options: LogOptions) -> Result<Arc<dyn LogStore>, StoreError> {
+        Ok(Arc::new(PostgresLogStore::open(&self.0, options).await?))
+    }
+
+    async fn run(&self, _: &str, postgres: &str) -> String {
+        Postgres::shared().query(self.0.rsplit_once('/').unwrap().1, postgres)
+    }
+}
 
 fn piece(offset: u64, data: impl Into<Vec<u8>>) -> LogAppend {
     LogAppend { key: KEY, offset, data: data.into(), end: false }
 }
 
-fn rows(directory: &Path) -> (i64, i64) {
-    let db = rusqlite::Connection::open(directory.join("logs.db")).unwrap();
-    let count = |sql| db.query_row(sql, [], |row| row.get(0)).unwrap();
-    (count("SELECT count(*) FROM chunk"), count("SELECT count(*) FROM stream"))
-}
-
 /// Reads the whole log in steps.
-async fn read_all(logs: &SqliteLogStore, key: LogKey, step: usize) -> LogPart {
+async fn read_all(logs: &dyn LogStore, key: LogKey, step: usize) -> LogPart {
     let mut whole = LogPart::default();
     loop {
         let part = logs.read(key, whole.next_offset, step).await.unwrap();
@@ -34,10 +91,9 @@ async fn read_all(logs: &SqliteLogStore, key: LogKey, step: usize) -> LogPart {
     }
 }
 
-#[tokio::test]
-async fn what_is_appended_is_read_from_any_offset() {
-    let directory = tempfile::tempdir().unwrap();
-    let logs = SqliteLogStore::open(directory.path()).unwrap();
+async fn what_is_appended_is_read_from_any_offset<H: Home>() {
+    let home = H::new().await;
+    let logs = home.open().await;
     let empty = logs.read(KEY, 0, 100).await.unwrap();
     assert_eq!(empty, LogPart::default());
     // Pieces of many sizes, also none, with bytes that are no UTF-8.
@@ -53,7 +109,7 @@ async fn what_is_appended_is_read_from_any_offset() {
         }
     }
     for step in [999, 64 << 10, 1 << 20] {
-        let whole = read_all(&logs, KEY, step).await;
+        let whole = read_all(&*logs, KEY, step).await;
         assert_eq!((whole.data.len(), whole.gaps.len(), whole.end), (text.len(), 0, false));
         assert!(whole.data == text);
     }
@@ -73,14 +129,13 @@ async fn what_is_appended_is_read_from_any_offset() {
     assert_eq!(logs.read(stranger, 0, 100).await.unwrap(), LogPart::default());
     drop(logs);
 
-    let logs = SqliteLogStore::open(directory.path()).unwrap();
-    assert!(read_all(&logs, KEY, 1 << 20).await.data == text);
+    let logs = home.open().await;
+    assert!(read_all(&*logs, KEY, 1 << 20).await.data == text);
 }
 
-#[tokio::test]
-async fn repeated_pieces_are_stored_once_and_holes_are_named() {
-    let directory = tempfile::tempdir().unwrap();
-    let logs = SqliteLogStore::open(directory.path()).unwrap();
+async fn repeated_pieces_are_stored_once_and_holes_are_named<H: Home>() {
+    let home = H::new().await;
+    let logs = home.open().await;
     let other = LogKey { attempt: 2, ..KEY };
     let pieces = vec![
         piece(0, "hello "),
@@ -119,31 +174,29 @@ async fn repeated_pieces_are_stored_once_and_holes_are_named() {
     assert_eq!((nonsense[1].gap, nonsense[1].next_offset), (None, 10));
 }
 
-#[tokio::test]
-async fn a_line_at_a_time_does_not_make_a_row_per_line() {
-    let directory = tempfile::tempdir().unwrap();
-    let logs = SqliteLogStore::open(directory.path()).unwrap();
+async fn a_line_at_a_time_does_not_make_a_row_per_line<H: Home>() {
+    let home = H::new().await;
+    let logs = home.open().await;
     let mut expected = String::new();
-    for number in 0..3000 {
+    for number in 0..1500 {
         let line = format!("line {number} of a task that is in no hurry\n");
         logs.append(vec![piece(expected.len() as u64, line.as_bytes())]).await.unwrap();
         expected += &line;
     }
-    let (chunks, _) = rows(directory.path());
+    let (chunks, _) = home.rows().await;
     assert!(chunks <= 64 + expected.len() as i64 / (32 << 10) + 1, "{chunks} rows");
-    assert_eq!(read_all(&logs, KEY, 1000).await.data, expected.as_bytes());
+    assert_eq!(read_all(&*logs, KEY, 1000).await.data, expected.as_bytes());
     logs.append(vec![LogAppend { end: true, ..piece(expected.len() as u64, "") }]).await.unwrap();
-    let (chunks, _) = rows(directory.path());
+    let (chunks, _) = home.rows().await;
     assert!(chunks <= expected.len() as i64 / (32 << 10) + 1, "{chunks} rows at the end");
-    let whole = read_all(&logs, KEY, 1 << 20).await;
+    let whole = read_all(&*logs, KEY, 1 << 20).await;
     assert!(whole.end && whole.data == expected.as_bytes());
 }
 
-#[tokio::test]
-async fn an_attempt_that_logs_too_much_is_cut_and_says_so() {
-    let directory = tempfile::tempdir().unwrap();
+async fn an_attempt_that_logs_too_much_is_cut_and_says_so<H: Home>() {
+    let home = H::new().await;
     let options = LogOptions { stored_bytes: 100_000, ..LogOptions::default() };
-    let logs = SqliteLogStore::open_with(directory.path(), options).unwrap();
+    let logs = home.open_with(options).await.unwrap();
     // Xorshift: nothing that could be compressed.
     let mut state = 1_u64;
     let mut random = || {
@@ -161,7 +214,7 @@ async fn an_attempt_that_logs_too_much_is_cut_and_says_so() {
         dropped += usize::from(answer.dropped);
     }
     assert!(dropped >= 85, "{dropped}");
-    let whole = read_all(&logs, KEY, 64 << 10).await;
+    let whole = read_all(&*logs, KEY, 64 << 10).await;
     let cut_at = whole.cut_at.unwrap();
     assert!((100_000..170_000).contains(&cut_at), "{cut_at}");
     assert!(whole.data == noise[..cut_at as usize]);
@@ -172,68 +225,221 @@ async fn an_attempt_that_logs_too_much_is_cut_and_says_so() {
     assert_eq!(logs.read(other, 0, 10).await.unwrap().data, b"fine");
 }
 
-#[tokio::test]
-async fn logs_go_with_their_instances() {
-    let directory = tempfile::tempdir().unwrap();
-    let logs = SqliteLogStore::open(directory.path()).unwrap();
+async fn logs_go_with_their_instances<H: Home>() {
+    let home = H::new().await;
+    let logs = home.open().await;
     let keys: Vec<_> = (1..=250).map(|number| LogKey { instance: InstanceId(number), ..KEY }).collect();
     logs.append(keys.iter().map(|key| LogAppend { key: *key, ..piece(0, "text") }).collect()).await.unwrap();
     let all_but_one = keys[1..].iter().map(|key| (key.app, key.instance)).collect();
     logs.delete(all_but_one).await.unwrap();
-    assert_eq!(rows(directory.path()), (1, 1));
+    assert_eq!(home.rows().await, (1, 1));
     assert_eq!(logs.read(keys[0], 0, 10).await.unwrap().data, b"text");
     assert_eq!(logs.read(keys[1], 0, 10).await.unwrap(), LogPart::default());
     assert!(logs.bytes() > 0);
     assert_eq!(logs.faults().await.unwrap(), Vec::<String>::new());
 }
 
-#[tokio::test]
-async fn a_damaged_chunk_is_a_hole() {
-    let directory = tempfile::tempdir().unwrap();
-    let logs = SqliteLogStore::open(directory.path()).unwrap();
+async fn a_damaged_chunk_is_a_hole<H: Home>() {
+    let home = H::new().await;
+    let logs = home.open().await;
     let line = "the same again\n".repeat(3000);
     logs.append(vec![piece(0, line.as_bytes())]).await.unwrap();
     logs.append(vec![piece(line.len() as u64, "tail 1\n")]).await.unwrap();
     logs.append(vec![piece(line.len() as u64 + 7, "tail 2\n")]).await.unwrap();
-    let db = rusqlite::Connection::open(directory.path().join("logs.db")).unwrap();
-    db.execute("UPDATE chunk SET data = x'ffffff' WHERE codec = 1", []).unwrap();
+    let damage = "SET data = x'ffffff' WHERE codec = 1";
+    home.run(&format!("UPDATE chunk {damage}"), &format!("UPDATE log_chunk {}", damage.replace("x'", "'\\x"))).await;
     let part = logs.read(KEY, 0, 100).await.unwrap();
     assert_eq!(part.gaps, [(0, line.len() as u64)]);
     assert_eq!(part.data, b"tail 1\ntail 2\n");
     // A tail that cannot be merged does not stop the log.
-    db.execute("UPDATE chunk SET length = 8, codec = 1, data = x'ffffff' WHERE start = ?1", [line.len() as i64])
-        .unwrap();
+    let damage = format!("SET length = 8, codec = 1, data = x'ffffff' WHERE start = {}", line.len());
+    home.run(&format!("UPDATE chunk {damage}"), &format!("UPDATE log_chunk {}", damage.replace("x'", "'\\x"))).await;
     let end = line.len() as u64 + 14;
     logs.append(vec![LogAppend { end: true, ..piece(end, "tail 3\n") }]).await.unwrap();
     assert!(logs.read(KEY, 0, 100).await.unwrap().data.ends_with(b"tail 3\n"));
 }
 
-/// Memory stays small while a gibibyte goes in and comes out.
-#[tokio::test]
-async fn a_large_log_is_never_held_in_memory() {
-    const TOTAL: u64 = 1 << 30;
+/// Memory stays small while much goes in and comes out.
+async fn a_large_log_is_never_held_in_memory<H: Home>(total: u64) {
     const PIECE: usize = 4 << 20;
-    let directory = tempfile::tempdir().unwrap();
-    let options = LogOptions { stored_bytes: TOTAL, ..LogOptions::default() };
-    let logs = SqliteLogStore::open_with(directory.path(), options).unwrap();
+    let home = H::new().await;
+    let options = LogOptions { stored_bytes: total, ..LogOptions::default() };
+    let logs = home.open_with(options).await.unwrap();
     let block = "a line that comes again and again, as lines of logs do\n".repeat(PIECE / 55 + 1);
     let before = resident();
-    for offset in (0..TOTAL).step_by(PIECE) {
+    for offset in (0..total).step_by(PIECE) {
         logs.append(vec![piece(offset, &block.as_bytes()[..PIECE])]).await.unwrap();
     }
-    for from in [0, TOTAL / 2 + 12_345, TOTAL - 1000] {
+    for from in [0, total / 2 + 12_345, total - 1000] {
         let part = logs.read(KEY, from, 1000).await.unwrap();
         let within = (from % PIECE as u64) as usize;
         assert!(part.data == block.as_bytes()[within..][..1000]);
     }
-    assert_eq!(logs.tail(KEY, 100).await.unwrap().next_offset, TOTAL);
+    assert_eq!(logs.tail(KEY, 100).await.unwrap().next_offset, total);
     let grown = resident().saturating_sub(before);
     assert!(grown < 200 << 20, "{} MiB", grown >> 20);
-    assert!(logs.bytes() < TOTAL / 10, "it compresses well");
+    drop(logs);
+    assert!(home.open().await.bytes() < total / 10, "it compresses well");
 }
 
 /// Bytes of this process in memory.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/statm").unwrap();
     status.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+macro_rules! tests_of {
+    ($home:ty: $($test:ident),+ $(,)?) => {
+        $(
+            #[tokio::test]
+            async fn $test() {
+                super::$test::<$home>().await;
+            }
+        )+
+    };
+}
+
+macro_rules! tests {
+    ($home:ty) => {
+        tests_of!($home: what_is_appended_is_read_from_any_offset, repeated_pieces_are_stored_once_and_holes_are_named, a_line_at_a_time_does_not_make_a_row_per_line, an_attempt_that_logs_too_much_is_cut_and_says_so, logs_go_with_their_instances, a_damaged_chunk_is_a_hole);
+    };
+}
+
+mod sqlite {
+    use super::*;
+
+    tests!(SqliteHome);
+
+    #[tokio::test]
+    async fn a_large_log_is_never_held_in_memory() {
+        super::a_large_log_is_never_held_in_memory::<SqliteHome>(1 << 30).await;
+    }
+}
+
+mod postgres {
+    use super::*;
+
+    tests!(PostgresHome);
+
+    #[tokio::test]
+    async fn a_large_log_is_never_held_in_memory() {
+        super::a_large_log_is_never_held_in_memory::<PostgresHome>(1 << 28).await;
+    }
+
+    #[tokio::test]
+    async fn the_state_comes_first() {
+        let url = Postgres::shared().database();
+        let Err(StoreError::Refused(text)) = PostgresLogStore::open(&url, LogOptions::default()).await.map(|_| ())
+        else {
+            panic!("there is nothing to open")
+        };
+        assert!(text.contains("open its state first"), "{text}");
+    }
+
+    /// A worker that moves from server to server repeats what was not acknowledged, and both may write at once.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn servers_append_to_one_log_at_once() {
+        let home = PostgresHome::new().await;
+        let text: Vec<u8> = (0..60_000_u32).map(|i| (i ^ (i >> 7)) as u8).collect();
+        let text = Arc::new(text);
+        let mut servers = Vec::new();
+        for size in [301, 500, 997] {
+            let (logs, text) = (home.open().await, text.clone());
+            servers.push(tokio::spawn(async move {
+                for offset in (0..text.len()).step_by(size) {
+                    let bytes = &text[offset..(offset + size).min(text.len())];
+                    let answer = loop {
+                        match logs.append(vec![piece(offset as u64, bytes)]).await {
+                            Ok(answers) => break answers[0].clone(),
+                            Err(StoreError::Unavailable { why }) if why.contains("other servers append") => {}
+                            Err(error) => panic!("{error:?}"),
+                        }
+                    };
+                    assert_eq!((answer.gap, answer.dropped), (None, false));
+                    assert!(answer.next_offset >= (offset + bytes.len()) as u64);
+                }
+            }));
+        }
+        for server in servers {
+            server.await.unwrap();
+        }
+        let whole = read_all(&*home.open().await, KEY, 1 << 20).await;
+        assert!(whole.data == *text && whole.gaps.is_empty());
+    }
+
+    /// What a log lost with the database is a hole; with full syncing nothing is.
+    #[tokio::test]
+    async fn a_crash_of_the_database_leaves_a_hole_at_most() {
+        let server = Postgres::start();
+        let url = server.database();
+        migration_apply(&url, 1, |_, _| ()).await.unwrap();
+        for synchronous in [Synchronous::Normal, Synchronous::Full] {
+            let options = LogOptions { synchronous, ..LogOptions::default() };
+            let key = LogKey { attempt: synchronous as u32, ..KEY };
+            let logs = PostgresLogStore::open(&url, options.clone()).await.unwrap();
+            for number in 0..50 {
+                let piece = LogAppend { key, ..piece(number * 10, "0123456789") };
+                assert_eq!(logs.append(vec![piece]).await.unwrap()[0].next_offset, number * 10 + 10);
+            }
+            server.kill();
+            server.start_again();
+            let logs = PostgresLogStore::open(&url, options).await.unwrap();
+            let known = logs.read(key, 0, 1000).await.unwrap();
+            assert_eq!((known.data.len() as u64, known.gaps.len()), (known.total, 0));
+            assert!(synchronous == Synchronous::Normal || known.total == 500);
+            let answer = logs.append(vec![LogAppend { key, end: true, ..piece(500, "end") }]).await.unwrap().remove(0);
+            assert_eq!(answer.gap, (known.total < 500).then(|| (known.total, 500 - known.total)));
+            let part = logs.read(key, 0, 1000).await.unwrap();
+            assert_eq!((part.next_offset, part.end, part.gaps.first().copied()), (503, true, answer.gap));
+        }
+    }
+
+    /// Workers keep what is not acknowledged; so nobody may wait for ever.
+    #[tokio::test]
+    async fn a_database_that_stands_still_is_given_up_and_found_again() {
+        let server = Postgres::start();
+        let url = server.database();
+        migration_apply(&url, 1, |_, _| ()).await.unwrap();
+        let logs = PostgresLogStore::open(&url, LogOptions::default()).await.unwrap();
+        logs.append(vec![piece(0, "before ")]).await.unwrap();
+        server.freeze();
+        let begun = Instant::now();
+        let error = logs.append(vec![piece(7, "meanwhile ")]).await.unwrap_err();
+        assert!(matches!(&error, StoreError::Unavailable { why } if why.contains("has not answered")), "{error:?}");
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        server.thaw();
+        logs.append(vec![piece(7, "meanwhile "), LogAppend { end: true, ..piece(17, "after") }]).await.unwrap();
+        assert_eq!(logs.read(KEY, 0, 100).await.unwrap().data, b"before meanwhile after");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_deleted_leaves_nothing_behind_while_others_append() {
+        let home = PostgresHome::new().await;
+        let (logs, other) = (home.open().await, home.open().await);
+        for round in 0..20 {
+            let key = LogKey { instance: InstanceId(round), ..KEY };
+            logs.append(vec![LogAppend { key, ..piece(0, "one") }]).await.unwrap();
+            let append = other.append(vec![LogAppend { key, ..piece(3, "two") }]);
+            let (appended, deleted) = tokio::join!(append, logs.delete(vec![(key.app, key.instance)]));
+            appended.unwrap();
+            deleted.unwrap();
+        }
+        // Whoever came second began the log anew, and no chunk is without its log.
+        let orphans = "SELECT count(*) FROM log_chunk c WHERE NOT EXISTS (SELECT 1 FROM log_stream s
+            WHERE (s.instance_id, s.attempt, s.task) = (c.instance_id, c.attempt, c.task))";
+        assert_eq!(home.run("", orphans).await, "0");
+    }
+
+    #[tokio::test]
+    async fn missing_tables_are_named() {
+        let home = PostgresHome::new().await;
+        let logs = home.open().await;
+        home.run("", "ALTER TABLE log_chunk DROP CONSTRAINT log_chunk_pkey").await;
+        let faults = logs.faults().await.unwrap();
+        assert!(matches!(faults.as_slice(), [fault] if fault.contains("log_chunk_pkey is missing")), "{faults:?}");
+        let Err(StoreError::Corrupt { why }) = home.open_with(LogOptions::default()).await.map(|_| ()) else {
+            panic!("it was opened")
+        };
+        assert!(why.contains("log_chunk_pkey"), "{why}");
+    }
 }
