@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::response::sse::Event;
 use pendula_model::api::{LogEvent, TasksView};
 use pendula_model::instance::{Instance, InstanceState, TaskState};
-use pendula_model::{TaskId, TaskKey};
+use pendula_model::{PartitionId, TaskId, TaskKey};
 use tokio::sync::mpsc;
 
 use super::logs::{self, Author, GRACE, Part, Piece};
@@ -101,9 +101,19 @@ pub(super) fn follow(
             },
             _ = api.server.auth.ended(&caller) => {}
             () = events.closed() => {}
+            // The news are elsewhere now, and whoever resumes is sent there.
+            () = gone(&api, id.partition()) => {}
         }
     });
     receiver
+}
+
+/// Resolves when a partition is not here any more.
+async fn gone(api: &Shared, partition: PartitionId) {
+    let Some(relay) = &api.server.relay else { return std::future::pending().await };
+    while api.server.partitions.is_here(partition) {
+        relay.member.news().await;
+    }
 }
 
 impl Follower {

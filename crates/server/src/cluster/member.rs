@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pendula_model::worker::BootId;
 use pendula_model::{Epoch, PartitionId};
-use pendula_store::{Cluster, ClusterView, Holding, Renewal, Seat, Store, StoreError};
+use pendula_store::{Cluster, ClusterView, Holding, Renewal, Seat, Seated, Store, StoreError};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -134,6 +134,13 @@ impl Member {
             Some(server) if server.expires_in > seen.at.elapsed() => Place::There(server.seat.clone()),
             _ => Place::Nobody,
         }
+    }
+
+    /// Where the servers are that a worker may go to: those that are alive, as far as was seen, and not about to leave. Ours
+    /// is the first: who welcomes a worker owns the partition of its app.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        let seen = self.inner.seen.borrow();
+        seen.as_ref().map_or_else(Vec::new, |seen| addresses(&seen.view, seen.at.elapsed(), self.boot()))
     }
 
     /// Resolves when something newer was seen than now.
@@ -343,10 +350,49 @@ impl Attendance {
     }
 }
 
+/// See [`Member::addresses`]. The view is of `age` ago.
+fn addresses(view: &ClusterView, age: Duration, first: BootId) -> Vec<String> {
+    let stays = |server: &&Seated| server.expires_in > age && !server.is_leaving;
+    let mut servers: Vec<&Seated> = view.servers.iter().filter(stays).collect();
+    servers.sort_by_key(|server| server.seat.boot != first);
+    servers.into_iter().map(|server| server.seat.address.clone()).collect()
+}
+
 /// A store that does not answer is away.
 async fn in_time<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     match tokio::time::timeout(PATIENCE, asked).await {
         Ok(answer) => answer,
         Err(_) => Err(StoreError::Unavailable { why: format!("no answer within {} s", PATIENCE.as_secs()) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pendula_model::Timestamp;
+
+    use super::*;
+
+    fn server(boot: u64, expires_in: Duration, is_leaving: bool) -> Seated {
+        let name = format!("s{boot}");
+        let seat = Seat { boot: BootId(boot), address: format!("http://{name}"), name, version: "1".to_owned() };
+        Seated { seat, joined_at: Timestamp::MIN, expires_in, is_leaving, skew_micros: 0 }
+    }
+
+    #[test]
+    fn workers_are_sent_to_who_stays_and_to_the_owner_first() {
+        let servers = vec![
+            server(1, TTL, false),
+            server(2, Duration::from_secs(1), false),
+            server(3, TTL, true),
+            server(4, TTL, false),
+            server(5, Duration::ZERO, false),
+        ];
+        let view = ClusterView { now: Timestamp::MIN, servers, holdings: Vec::new() };
+        let now = |first, age| addresses(&view, age, BootId(first));
+        assert_eq!(now(4, Duration::ZERO), ["http://s4", "http://s1", "http://s2"]);
+        assert_eq!(now(3, Duration::ZERO), ["http://s1", "http://s2", "http://s4"], "it is about to leave");
+        // Nothing was heard since: the lease of one has run out by now, and then of all.
+        assert_eq!(now(2, Duration::from_secs(2)), ["http://s1", "http://s4"]);
+        assert!(now(4, TTL).is_empty());
     }
 }

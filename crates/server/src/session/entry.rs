@@ -4,7 +4,7 @@
 //! the session ends, and the worker comes back and is sent to the next one.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -66,32 +66,75 @@ impl Entry {
     async fn at_owner(&self, partition: PartitionId, peer: Peer, request: Request) -> Response {
         let Some(relay) = &self.state.relay else { return self.here(request).await };
         let deadline = Instant::now() + OWNERLESS;
-        let seat = loop {
+        let (parts, body) = request.into_parts();
+        let body = Unread::new(body);
+        let mut why = "no server has the app's partition at the moment";
+        loop {
             if self.state.partitions.is_here(partition) {
-                return self.here(request).await;
+                return self.here(Request::from_parts(parts, Body::new(body))).await;
             }
             if let Place::There(seat) = relay.member.place(partition) {
-                break seat;
-            }
-            if Instant::now() >= deadline || self.stop.is_cancelled() {
-                return Status::unavailable("no server has the app's partition at the moment").into_http();
+                let (method, path) = (parts.method.clone(), parts.uri.path_and_query());
+                let sent = relay.send(&seat, method, path, &parts.headers, Some(peer.0), Body::new(body.clone()));
+                match sent.await {
+                    Ok(answer) if is_not_owner(&answer) => why = "the app's partition moved; connect again at once",
+                    Ok(answer) => return answer.map(|body| Body::new(Passing::new(body, self.stop.clone()))),
+                    Err(error) => {
+                        tracing::debug!(peer = seat.name, %partition, %error, "a worker's session was not taken");
+                        why = "the server that owns the app's partition cannot be reached";
+                    }
+                }
             }
             relay.member.look();
+            // What was read of the worker's words is gone: it has to say them again. What was not waits with us, or all
+            // workers of a server that crashed would knock until its lease runs out.
+            if body.is_read() || Instant::now() >= deadline || self.stop.is_cancelled() {
+                tracing::warn!(%partition, why, "a worker's session was not passed on");
+                return Status::unavailable(why).into_http();
+            }
             let _ = timeout_at(deadline.min(Instant::now() + TRY_AGAIN), relay.member.news()).await;
-        };
-        let (parts, body) = request.into_parts();
-        let sent = relay.send(&seat, parts.method, parts.uri.path_and_query(), &parts.headers, Some(peer.0), body);
-        match sent.await {
-            Ok(answer) if is_not_owner(&answer) => {
-                relay.member.look();
-                Status::unavailable("the app's partition moved; connect again at once").into_http()
-            }
-            Ok(answer) => answer.map(|body| Body::new(Passing::new(body, self.stop.clone()))),
-            Err(error) => {
-                relay.member.look();
-                tracing::warn!(peer = seat.name, %partition, %error, "a worker's session could not be passed on");
-                Status::unavailable("the server that owns the app's partition cannot be reached").into_http()
-            }
+        }
+    }
+}
+
+/// What a worker says, which can be passed to somebody else as long as nobody has read of it. Clones are the same words, for
+/// one reader.
+struct Unread {
+    words: Arc<Mutex<Option<Body>>>,
+    reading: Option<Body>,
+}
+
+impl Unread {
+    fn new(body: Body) -> Self {
+        Unread { words: Arc::new(Mutex::new(Some(body))), reading: None }
+    }
+
+    fn is_read(&self) -> bool {
+        self.words.lock().expect("nothing panics while it holds this lock").is_none()
+    }
+}
+
+impl Clone for Unread {
+    fn clone(&self) -> Self {
+        Unread { words: self.words.clone(), reading: None }
+    }
+}
+
+impl http_body::Body for Unread {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.reading.is_none() {
+            let words = self.words.lock().expect("nothing panics while it holds this lock").take();
+            self.reading = words;
+        }
+        match &mut self.reading {
+            Some(body) => Pin::new(body).poll_frame(context),
+            None => Poll::Ready(None),
         }
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Frames {
     /// Chosen with the worker when it introduced itself.
     pub(super) protocol: u32,
     pub(super) capabilities: Vec<String>,
+    /// Where the servers were then, for the welcome.
+    servers: Vec<String>,
     ready: VecDeque<v1::ToWorker>,
     definitions: HashMap<(JobId, Revision), Definition>,
 }
@@ -41,14 +43,21 @@ struct Definition {
 }
 
 impl Frames {
-    pub(super) fn new(outbox: Arc<Outbox>, session: SessionId, protocol: u32, capabilities: Vec<String>) -> Self {
+    pub(super) fn new(
+        outbox: Arc<Outbox>,
+        session: SessionId,
+        protocol: u32,
+        capabilities: Vec<String>,
+        servers: Vec<String>,
+    ) -> Self {
         let (ready, definitions) = (VecDeque::new(), HashMap::new());
-        Frames { outbox, session, protocol, capabilities, ready, definitions }
+        Frames { outbox, session, protocol, capabilities, servers, ready, definitions }
     }
 
     fn prepare(&mut self, parcel: Parcel) {
         let Parcel { welcome, acks, log_acks, dispatches, stops, mapped, pages, drain, answer } = parcel;
         if let Some(abort) = welcome {
+            let servers = std::mem::take(&mut self.servers);
             self.ready(Message::Welcome(v1::Welcome {
                 protocol: self.protocol,
                 capabilities: self.capabilities.clone(),
@@ -57,7 +66,7 @@ impl Frames {
                 heartbeat_millis: HEARTBEAT.as_millis() as u32,
                 silence_millis: SILENCE.as_millis() as u32,
                 abort: abort.into_iter().map(Into::into).collect(),
-                servers: Vec::new(),
+                servers,
             }));
         }
         for tasks in batches(acks.into_iter().map(v1::Held::from)) {

@@ -73,7 +73,8 @@ impl Sessions {
             finished: held::all(&hello.finished)?,
         };
         let outbox = Arc::new(Outbox::new());
-        let frames = Frames::new(outbox.clone(), session, protocol, capabilities);
+        let servers = self.state.relay.as_ref().map(|relay| relay.member.addresses()).unwrap_or_default();
+        let frames = Frames::new(outbox.clone(), session, protocol, capabilities, servers);
         let worker = introduction.info.worker.clone();
         let results = results::start(self.state.clone(), app.id, worker.clone(), outbox.clone(), &self.tasks);
         let session = Session {

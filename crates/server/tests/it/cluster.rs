@@ -1,6 +1,6 @@
 //! Several servers on one store, in one process: who owns what, and that any of them answers anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -14,11 +14,14 @@ use pendula_model::{InstanceId, PartitionId};
 use pendula_server::{Server, SystemClock};
 use pendula_store::MemoryStore;
 use pendula_store::logs::SqliteLogStore;
+use pendula_wire::v1;
+use pendula_wire::v1::to_worker::Message as Hear;
 use pendula_worker::worker::Timing;
 use pendula_worker::{Output, Task, Worker, WorkerBuilder};
 use tempfile::TempDir;
 use tokio::sync::Notify;
 
+use crate::shell_sessions::{Raw, hello};
 use crate::world::{config, soon, start, until};
 
 const PARTITIONS: u16 = 8;
@@ -252,6 +255,95 @@ async fn a_running_task_is_adopted_when_its_owner_leaves_or_vanishes() {
         assert_eq!(ring.ended(other, id).await, InstanceState::Succeeded);
         assert_eq!(gate.runs.load(Ordering::SeqCst), 1, "graceful: {graceful}");
     }
+}
+
+/// Whoever follows is sent on to the new owner instead of hearing nothing any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_followed_log_goes_on_at_the_new_owner() {
+    let ring = Ring::of(2).await;
+    let token = ring.app(0, "demo", "gate").await;
+    let (owner, other) = (ring.owner_of("demo").expect("somebody has it"), ring.stranger_to("demo"));
+    let gate = Arc::new(Gate::default());
+    let speaks = {
+        let gate = gate.clone();
+        move |task: Task| {
+            let gate = gate.clone();
+            async move {
+                task.log_line("before");
+                gate.may_end.notified().await;
+                task.log_line("after");
+                Ok(Output::default())
+            }
+        }
+    };
+    let _worker = start(worker(&ring.url(other), "demo", &token).handler("gate", speaks));
+    let id = ring.run(owner, "demo", "gate").await;
+    let mut follow = ring.client(owner).follow(id, FollowOptions::default());
+    let mut text = String::new();
+    while text != "before\n" {
+        if let Some(Ok(LogEvent::Log { data, .. })) = soon("a line", follow.next()).await {
+            text.push_str(&data);
+        }
+    }
+    let raw = reqwest::Client::new().get(format!("{}/api/v1/instances/{id}/logs?follow=true", ring.url(owner)));
+    let raw = raw.bearer_auth(&ring.admin).send().await.expect("an answer");
+    let name = ring.server(owner).local_addr().to_string();
+    ring.client(owner).server_drain(&name).await.expect("it is told");
+    let all = soon("the stream ends, though the task goes on", raw.text()).await.expect("in order");
+    assert!(all.contains("before") && !all.contains("event: end"), "{all}");
+    until("the app moved", async || ring.owner_of("demo") == Some(other)).await;
+    until("the worker is back", async || {
+        let workers = ring.client(other).worker_list("demo").await.expect("an answer");
+        workers.iter().any(|worker| worker.state == "connected")
+    })
+    .await;
+    gate.may_end.notify_one();
+    let end = loop {
+        match soon("more news", follow.next()).await {
+            Some(Ok(LogEvent::Log { data, .. })) => text.push_str(&data),
+            Some(Ok(LogEvent::End { state, .. })) => break state,
+            Some(Ok(_)) => {}
+            ended => panic!("{ended:?}"),
+        }
+    };
+    assert_eq!((end, text.as_str()), (InstanceState::Succeeded, "before\nafter\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_learns_where_the_servers_are_and_goes_there_when_its_own_is_gone() {
+    let mut ring = Ring::of(3).await;
+    let token = ring.app(0, "demo", "gate").await;
+    let (owner, other) = (ring.owner_of("demo").expect("somebody has it"), ring.stranger_to("demo"));
+    let mut session = Raw::open(&ring.url(other), Some(&token), None, hello()).await.expect("any server lets it in");
+    let Ok(Hear::Welcome(v1::Welcome { servers, .. })) = session.next().await else { panic!("no welcome") };
+    assert_eq!(servers.first(), Some(&ring.url(owner)), "{servers:?}");
+    let all: BTreeSet<String> = ring.running().map(|place| ring.url(place)).collect();
+    assert_eq!(servers.into_iter().collect::<BTreeSet<_>>(), all);
+    drop(session);
+
+    // Of those, it was told one, which goes and does not come back.
+    let gate = Arc::new(Gate::default());
+    let _worker = start(worker(&ring.url(other), "demo", &token).handler("gate", gated(&gate)));
+    let id = ring.run(owner, "demo", "gate").await;
+    soon("it begins", gate.began.notified()).await;
+    drop(ring.servers[other].take());
+    gate.may_end.notify_one();
+    assert_eq!(ring.ended(owner, id).await, InstanceState::Succeeded);
+    assert_eq!(gate.runs.load(Ordering::SeqCst), 1);
+}
+
+/// One knock is enough: a thousand workers of a server that crashed do not have to try again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_waits_until_somebody_took_the_app_over() {
+    let mut ring = Ring::of(2).await;
+    let token = ring.app(0, "demo", "hello").await;
+    let (owner, other) = (ring.owner_of("demo").expect("somebody has it"), ring.stranger_to("demo"));
+    drop(ring.servers[owner].take());
+    let begun = Instant::now();
+    let mut session = Raw::open(&ring.url(other), Some(&token), None, hello()).await.expect("it is let in");
+    let Ok(Hear::Welcome(v1::Welcome { servers, .. })) = session.next().await else { panic!("no welcome") };
+    assert!(begun.elapsed() < Duration::from_secs(7), "{:?}", begun.elapsed());
+    assert_eq!(servers, [ring.url(other)], "who is gone is not told of");
 }
 
 #[tokio::test(flavor = "multi_thread")]
