@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use pendula_store::logs::{LogStore, SqliteLogStore};
+use pendula_store::Store;
+use pendula_store::logs::{LogOptions, LogStore, SqliteLogStore};
+use pendula_store::postgres::{self, PostgresLogStore, PostgresStore};
 use pendula_store::sqlite::{self, SqliteStore};
-use pendula_store::{PostgresStore, Store, postgres};
 
 use crate::clock::Clock;
 use crate::config::{Config, Database};
@@ -42,9 +43,7 @@ pub(crate) async fn open(config: &Config, clock: &dyn Clock, metrics: &Arc<Metri
         Database::Postgres(url) => {
             let options = postgres::Options { partitions: config.partitions, ..postgres::Options::default() };
             let store = PostgresStore::open(url.reveal(), options).await?;
-            let directory = std::env::temp_dir().join(format!("pendula-logs-{}", std::process::id()));
-            std::fs::create_dir_all(&directory)?;
-            let logs = SqliteLogStore::open(&directory)?;
+            let logs = PostgresLogStore::open(url.reveal(), LogOptions::default()).await?;
             Ok((Arc::new(store), Arc::new(logs)))
         }
     }
