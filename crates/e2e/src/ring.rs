@@ -230,6 +230,9 @@ impl Member {
             .arg("server")
             .args(["--listen", &format!("127.0.0.1:{}", self.port)])
             .args(&self.arguments)
+            // Ours, not the server's.
+            .env_remove("PENDULA_BIN")
+            .env_remove("PENDULA_OLD_BIN")
             .env("PENDULA_DATABASE", &self.database)
             .env("PENDULA_ADMIN_TOKEN", &self.token);
         self.process = Some(Process::start(&mut command, &self.log).expect("the server's program can be started"));

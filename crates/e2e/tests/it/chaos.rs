@@ -24,6 +24,8 @@ use rand::{RngExt, SeedableRng};
 use rustix::process::Signal;
 
 const APPS: [&str; 4] = ["north", "east", "south", "west"];
+/// Who ask for runs, per app.
+const SUBMITTERS: usize = 4;
 /// By which we see for how long nothing fired.
 const BEAT: Duration = Duration::from_millis(100);
 /// Everything is to be well again by then, on a machine that does other things too.
@@ -157,6 +159,8 @@ fn jobs() -> Vec<JobSpec> {
 struct Submitter {
     clients: Vec<Client>,
     app: &'static str,
+    name: String,
+    /// From one request to the next, if they are answered by then.
     pace: Duration,
     stop: Arc<AtomicBool>,
     /// Answers that were neither an acknowledgement nor typed and retryable.
@@ -172,7 +176,8 @@ impl Submitter {
                 break;
             }
             let job = ["quick", "once", "quick", "slow"][number % 4];
-            let key = format!("{}-{number}", self.app);
+            let key = format!("{}-{number}", self.name);
+            let next_at = tokio::time::Instant::now() + self.pace;
             let instance = loop {
                 next += 1;
                 let client = &self.clients[next % self.clients.len()];
@@ -180,14 +185,14 @@ impl Submitter {
                     Ok(result) => break result.instance.expect("an accepted run names its instance"),
                     Err(error) if error.is_retryable() => tokio::time::sleep(Duration::from_millis(20)).await,
                     Err(error) => {
-                        println!("{}: {error}", self.app);
+                        println!("{}: {error}", self.name);
                         self.untyped.fetch_add(1, Ordering::Relaxed);
                         tokio::time::sleep(Duration::from_millis(20)).await;
                     }
                 }
             };
             acknowledged.push((key, instance));
-            tokio::time::sleep(self.pace).await;
+            tokio::time::sleep_until(next_at).await;
         }
         acknowledged
     }
@@ -246,13 +251,16 @@ impl Load {
         let (stop, untyped) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let clients: Vec<Client> = (0..3).map(|place| ring.client(place)).collect();
         // What fires by itself is about twelve a second and app.
-        let asked = rate.saturating_sub(48).max(4) / 4;
-        let submitters = APPS.map(|app| {
+        let asked = rate.saturating_sub(48).max(4);
+        let each = (APPS.len() * SUBMITTERS) as u32;
+        let submitters = APPS.iter().flat_map(|app| (0..SUBMITTERS).map(move |number| (*app, number)));
+        let submitters = submitters.map(|(app, number)| {
             let (clients, stop, untyped) = (clients.clone(), stop.clone(), untyped.clone());
-            let pace = Duration::from_secs(1) / asked;
-            tokio::spawn(Submitter { clients, app, pace, stop, untyped }.run())
+            let (name, pace) = (format!("{app}-{number}"), Duration::from_secs(1) * each / asked);
+            tokio::spawn(Submitter { clients, app, name, pace, stop, untyped }.run())
         });
-        Load { ring, workers, stop, untyped, submitters: submitters.into(), begun: Instant::now() }
+        let submitters = submitters.collect();
+        Load { ring, workers, stop, untyped, submitters, begun: Instant::now() }
     }
 
     /// Ends it, waits until nothing is active, and checks everything. Returns when which beat was made, per app.

@@ -200,7 +200,6 @@ async fn s4_5_a_restart_under_the_same_address_within_the_lease_resumes_everythi
         let client = scene.ring.client(place);
         let status = eventually("it is well", SOON, || async {
             let status = client.status().await.ok()?;
-            println!("{:?}", status.problems);
             (status.ready && status.problems.is_empty()).then_some(status)
         })
         .await;
