@@ -1,4 +1,4 @@
-//! The address of a server, as people type it.
+//! The addresses of servers, as people type them.
 
 use reqwest::Url;
 
@@ -38,6 +38,29 @@ pub fn parse_address(text: &str) -> Result<Url, ClientError> {
     Ok(url)
 }
 
+/// Reads the address of a server, or of several of one installation, separated by commas, each as [`parse_address`] does. One
+/// that comes twice counts once.
+///
+/// # Errors
+/// [`ClientError::Address`] names the text, and which part of it is wrong.
+pub fn parse_addresses(text: &str) -> Result<Vec<Url>, ClientError> {
+    if !text.contains(',') {
+        return Ok(vec![parse_address(text)?]);
+    }
+    let mut addresses = Vec::new();
+    for part in text.split(',') {
+        if part.trim().is_empty() {
+            let what = "is not a list of servers: an address is missing beside a comma; write http://HOST:PORT,http://HOST:PORT";
+            return Err(ClientError::Address(format!("`{text}` {what}")));
+        }
+        let address = parse_address(part)?;
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +89,30 @@ mod tests {
         ] {
             let message = parse_address(text).expect_err(text).to_string();
             assert!(message.contains(&format!("`{text}`")) && message.contains("https://HOST:PORT"), "{message}");
+        }
+    }
+
+    #[test]
+    fn lists_are_read_part_by_part_and_never_guessed() {
+        for (text, expect) in [
+            ("a:7700", vec!["http://a:7700/"]),
+            ("http://a:7700,https://b", vec!["http://a:7700/", "https://b/"]),
+            (" a , B,http://a/ ", vec!["http://a/", "http://b/"]),
+        ] {
+            let read = parse_addresses(text).expect(text);
+            assert_eq!(read.iter().map(Url::as_str).collect::<Vec<_>>(), expect);
+        }
+        for (text, named) in [
+            ("", "``"),
+            (",", "`,`"),
+            ("http://a,", "`http://a,`"),
+            (",http://a", "`,http://a`"),
+            ("http://a,,http://b", "`http://a,,http://b`"),
+            ("http://a,htp://b", "`htp://b`"),
+            ("http://a,b/path", "`b/path`"),
+        ] {
+            let message = parse_addresses(text).expect_err(text).to_string();
+            assert!(message.contains(named) && message.contains("http://HOST:PORT"), "{message}");
         }
     }
 }

@@ -16,11 +16,13 @@ impl Client {
 
     /// Has a server give its partitions away and take none; named by its name or boot id.
     pub async fn server_drain(&self, server: &str) -> Result<(), ClientError> {
-        self.act(&["cluster", "servers", server, "drain"]).await
+        let path = ["cluster", "servers", server, "drain"];
+        self.send(self.request(Method::POST, &path).repeatable()).await.map(drop)
     }
 
     /// Has it take partitions again.
     pub async fn server_undrain(&self, server: &str) -> Result<(), ClientError> {
-        self.delete(&["cluster", "servers", server, "drain"]).await
+        let path = ["cluster", "servers", server, "drain"];
+        self.send(self.request(Method::DELETE, &path).repeatable()).await.map(drop)
     }
 }

@@ -1,26 +1,35 @@
 //! One request and its answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::HeaderMap;
 use pendula_model::api::{PageOf, Problem};
-use reqwest::{Method, RequestBuilder, Response, Url};
+use reqwest::{Method, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::address::parse_address;
+use crate::address::parse_addresses;
+use crate::call::{Call, Prepared, Tries};
 use crate::error::ClientError;
+use crate::servers::Servers;
 
 /// Items of a page, the most that the server gives.
 const PAGE: u32 = 1000;
 /// Bytes of a foreign answer that are quoted in a message.
 const QUOTED_BYTES: usize = 200;
+/// Longest time for a connection to be made; shorter where another server may be asked instead.
+const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TO_ONE_OF_SEVERAL: Duration = Duration::from_secs(3);
 
-/// A server and the token to show it. Cheap to clone; clones share connections.
+/// One or several servers of an installation and the token to show them. Cheap to clone; clones share connections.
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
-    base: Url,
+    servers: Arc<Servers>,
     token: Option<String>,
+    patience: Duration,
 }
 
 /// Settings of a [`Client`] beyond address and token.
@@ -29,6 +38,7 @@ pub struct ClientBuilder {
     token: Option<String>,
     authorities: Vec<Vec<u8>>,
     timeout: Duration,
+    patience: Duration,
 }
 
 impl ClientBuilder {
@@ -50,13 +60,23 @@ impl ClientBuilder {
         self
     }
 
+    /// How long to send a request again when a server says that it cannot serve it at the moment, as while another takes
+    /// over from one that crashed, or when the connection breaks. What reads, what carries an idempotency key and what
+    /// comes to the same when done twice is sent again then; everything else only if the server says that nothing was
+    /// done. Counted from the first such answer. Default: not at all.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
     /// # Errors
-    /// [`ClientError::Address`] when the address or a certificate cannot be read.
+    /// [`ClientError::Address`] when an address or a certificate cannot be read.
     pub fn build(self) -> Result<Client, ClientError> {
-        let base = parse_address(&self.base)?;
+        let servers = parse_addresses(&self.base)?;
+        let connect = if servers.len() > 1 { CONNECT_TO_ONE_OF_SEVERAL } else { CONNECT };
         let mut http = reqwest::Client::builder()
             .user_agent(concat!("pendula/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(5).min(self.timeout))
+            .connect_timeout(connect.min(self.timeout))
             .timeout(self.timeout)
             .tcp_nodelay(true);
         let mut certificates = Vec::new();
@@ -73,12 +93,13 @@ impl ClientBuilder {
             http = http.tls_certs_merge(certificates);
         }
         let http = http.build().map_err(|error| ClientError::Address(format!("preparing TLS: {error}")))?;
-        Ok(Client { http, base, token: self.token })
+        Ok(Client { http, servers: Arc::new(Servers::new(servers)), token: self.token, patience: self.patience })
     }
 }
 
 impl Client {
-    /// A client with the default settings.
+    /// A client with the default settings. `base_url` is the address of a server, or of several, separated by commas: when
+    /// one cannot be reached, the next is asked, and then stayed with.
     ///
     /// # Errors
     /// [`ClientError::Address`] when `base_url` is no address.
@@ -86,51 +107,108 @@ impl Client {
         Client::builder(base_url).token(token).build()
     }
 
+    /// A client with other settings, for the servers that [`Client::new`] would ask.
     pub fn builder(base_url: &str) -> ClientBuilder {
         ClientBuilder {
             base: base_url.to_owned(),
             token: None,
             authorities: Vec::new(),
             timeout: Duration::from_secs(60),
+            patience: Duration::ZERO,
         }
     }
 
-    /// The server's address.
-    pub fn address(&self) -> &Url {
-        &self.base
+    /// The servers' addresses, as they were given.
+    pub fn addresses(&self) -> &[Url] {
+        self.servers.all()
     }
 
     /// A request below `/api/v1`; each segment is percent-encoded, so a name may hold any character.
-    pub(crate) fn request(&self, method: Method, segments: &[&str]) -> RequestBuilder {
-        let mut url = self.base.clone();
+    pub(crate) fn request(&self, method: Method, segments: &[&str]) -> Call {
+        let mut url = self.servers.all()[0].clone();
         url.path_segments_mut().expect("http addresses have paths").clear().extend(["api", "v1"]).extend(segments);
         self.authorized(method, url)
     }
 
     /// A request outside of the versioned API, such as `/readyz`.
-    pub(crate) fn request_root(&self, segment: &str) -> RequestBuilder {
-        let mut url = self.base.clone();
+    pub(crate) fn request_root(&self, segment: &str) -> Call {
+        let mut url = self.servers.all()[0].clone();
         url.set_path(segment);
         self.authorized(Method::GET, url)
     }
 
-    fn authorized(&self, method: Method, url: Url) -> RequestBuilder {
-        let request = self.http.request(method, url);
-        match &self.token {
+    fn authorized(&self, method: Method, url: Url) -> Call {
+        let request = self.http.request(method.clone(), url);
+        let request = match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
+        };
+        Call::new(&method, request)
+    }
+
+    /// Sends, and turns every answer that is no success into an error. The body of a success is still to come.
+    pub(crate) async fn send(&self, call: Call) -> Result<Response, ClientError> {
+        let (call, mut tries) = (call.build()?, Tries::new(self.patience));
+        loop {
+            match self.send_once(&call).await {
+                Ok(response) => return Ok(response),
+                Err(error) => tries.pause(&call, error).await?,
+            }
         }
     }
 
-    /// Sends, and turns every answer that is no success into an error.
-    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
-        let response = request.send().await.map_err(|error| self.failed(&error))?;
-        if response.status().is_success() { Ok(response) } else { Err(self.refused(response).await) }
+    /// The same with the body.
+    pub(crate) async fn fetch(&self, call: Call) -> Result<(HeaderMap, Bytes), ClientError> {
+        let (call, mut tries) = (call.build()?, Tries::new(self.patience));
+        loop {
+            match self.fetch_once(&call).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => tries.pause(&call, error).await?,
+            }
+        }
     }
 
-    pub(crate) async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
-        let response = self.send(request).await?;
-        let body = response.bytes().await.map_err(|error| self.failed(&error))?;
+    async fn fetch_once(&self, call: &Prepared) -> Result<(HeaderMap, Bytes), ClientError> {
+        let mut response = self.send_once(call).await?;
+        let headers = std::mem::take(response.headers_mut());
+        match response.bytes().await {
+            Ok(body) => Ok((headers, body)),
+            Err(error) => Err(self.broke(&error)),
+        }
+    }
+
+    /// Asks the servers in turn until one can be reached. One that breaks off, or cannot serve now, is not the first to be
+    /// asked the next time.
+    pub(crate) async fn send_once(&self, call: &Prepared) -> Result<Response, ClientError> {
+        let mut unreached = Vec::new();
+        for place in self.servers.in_turn() {
+            let response = match self.http.execute(call.to(&self.servers.all()[place])).await {
+                Ok(response) => response,
+                Err(error) if error.is_connect() => {
+                    unreached.push(ClientError::from_reqwest(self.servers.name(place), &error));
+                    continue;
+                }
+                Err(error) => {
+                    self.servers.stay_with(place);
+                    return Err(self.broke(&error));
+                }
+            };
+            self.servers.stay_with(place);
+            let status = response.status();
+            if status.is_success() {
+                return Ok(response);
+            }
+            let error = self.refused(response).await;
+            if matches!(status.as_u16(), 502..=504) {
+                self.servers.pass_over(place);
+            }
+            return Err(error);
+        }
+        Err(ClientError::none_reached(unreached))
+    }
+
+    pub(crate) async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
+        let (_, body) = self.fetch(call).await?;
         serde_json::from_slice(&body).map_err(|error| self.protocol(format!("{error} in {}", quote(&body))))
     }
 
@@ -161,21 +239,30 @@ impl Client {
         }
     }
 
-    /// A `POST` without a body whose answer does not matter.
-    pub(crate) async fn act(&self, segments: &[&str]) -> Result<(), ClientError> {
-        self.send(self.request(Method::POST, segments)).await.map(drop)
-    }
-
     pub(crate) async fn delete(&self, segments: &[&str]) -> Result<(), ClientError> {
         self.send(self.request(Method::DELETE, segments)).await.map(drop)
     }
 
-    pub(crate) fn failed(&self, error: &reqwest::Error) -> ClientError {
-        ClientError::from_reqwest(self.base.as_str().trim_end_matches('/'), error)
+    /// The server that is asked broke off.
+    pub(crate) fn broke(&self, error: &reqwest::Error) -> ClientError {
+        let error = self.failed(error);
+        self.servers.pass_over(self.servers.place());
+        error
+    }
+
+    /// The server that is asked fell silent, or ended what has no end.
+    pub(crate) fn lost(&self, why: &str) -> ClientError {
+        let url = self.servers.current().to_owned();
+        self.servers.pass_over(self.servers.place());
+        ClientError::Unreachable { url, why: why.to_owned(), maybe_sent: true }
+    }
+
+    fn failed(&self, error: &reqwest::Error) -> ClientError {
+        ClientError::from_reqwest(self.servers.current(), error)
     }
 
     pub(crate) fn protocol(&self, what: String) -> ClientError {
-        ClientError::Protocol { url: self.base.as_str().trim_end_matches('/').to_owned(), what }
+        ClientError::Protocol { url: self.servers.current().to_owned(), what }
     }
 
     async fn refused(&self, response: Response) -> ClientError {
@@ -188,7 +275,7 @@ impl Client {
             Ok(problem) => ClientError::Problem(Box::new(problem)),
             // What a proxy says while the server behind it is away.
             Err(_) if matches!(status.as_u16(), 502..=504) => ClientError::Unreachable {
-                url: self.base.as_str().trim_end_matches('/').to_owned(),
+                url: self.servers.current().to_owned(),
                 why: not_ready(&body).unwrap_or_else(|| format!("a gateway answered {status}")),
                 maybe_sent: true,
             },

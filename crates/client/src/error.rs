@@ -11,6 +11,7 @@ pub enum ClientError {
     /// No answer: no route, no listener, a broken or silent connection, a certificate that is not trusted.
     #[error("cannot reach {url}: {why}")]
     Unreachable {
+        /// Whose, or `any server` of several; then `why` names each.
         url: String,
         why: String,
         /// Whether the server may have got, and acted on, the request.
@@ -40,6 +41,20 @@ impl ClientError {
             ClientError::Unreachable { .. } => true,
             ClientError::Protocol { .. } | ClientError::Address(_) => false,
         }
+    }
+
+    /// Of several servers none was reached; each has its reason.
+    pub(crate) fn none_reached(errors: impl IntoIterator<Item = ClientError>) -> Self {
+        let mut errors: Vec<ClientError> = errors.into_iter().collect();
+        if errors.len() == 1 {
+            return errors.remove(0);
+        }
+        let reason = |error: &ClientError| match error {
+            ClientError::Unreachable { url, why, .. } => format!("{url}: {why}"),
+            other => other.to_string(),
+        };
+        let why = errors.iter().map(reason).collect::<Vec<_>>().join("; ");
+        ClientError::Unreachable { url: "any server".to_owned(), why, maybe_sent: false }
     }
 
     /// From a request to `url` that `reqwest` gave up.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use http::HeaderName;
 use pendula_model::api::LogEvent;
 use pendula_model::{InstanceId, TaskId};
 use reqwest::Method;
@@ -72,6 +73,7 @@ struct Connection {
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 impl Client {
     /// Follows an instance, or one of its tasks, until it ends.
@@ -138,9 +140,9 @@ impl Follow {
                 }
                 return decoded.map_err(|_| self.client.protocol("a log event without end".to_owned()));
             }
-            Ok(Some(Err(error))) => self.client.failed(&error),
-            Ok(None) => self.lost("the stream ended early"),
-            Err(_) => self.lost("the stream fell silent"),
+            Ok(Some(Err(error))) => self.client.broke(&error),
+            Ok(None) => self.client.lost("the stream ended early"),
+            Err(_) => self.client.lost("the stream fell silent"),
         };
         self.connection = None;
         self.wait_before_retry(lost).await
@@ -156,15 +158,17 @@ impl Follow {
             // Replaces the client's limit for a whole answer, which this one is not.
             .timeout(Duration::from_secs(365 * 86_400));
         request = match (&self.last_id, self.options.tail) {
-            (Some(id), _) => request.header("Last-Event-ID", id),
+            (Some(id), _) => request.header(LAST_EVENT_ID, id),
             (None, Some(lines)) => request.query(&[("attempt", self.options.attempt)]).query(&[("tail", lines)]),
             (None, None) => {
                 let (attempt, offset) = self.position.unzip();
                 request.query(&[("attempt", attempt)]).query(&[("offset", offset)])
             }
         };
-        let answer = tokio::time::timeout(self.options.silence, self.client.send(request)).await;
-        let response = answer.unwrap_or_else(|_| Err(self.lost("no answer in time")))?;
+        let request = request.build()?;
+        // Repeated by us, who have more patience.
+        let answer = tokio::time::timeout(self.options.silence, self.client.send_once(&request)).await;
+        let response = answer.unwrap_or_else(|_| Err(self.client.lost("no answer in time")))?;
         Ok(Connection { bytes: Box::pin(response.bytes_stream()), decoder: Decoder::default() })
     }
 
@@ -175,11 +179,6 @@ impl Follow {
         tokio::time::sleep(self.pause).await;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         Ok(())
-    }
-
-    fn lost(&self, why: &str) -> ClientError {
-        let url = self.client.address().as_str().trim_end_matches('/').to_owned();
-        ClientError::Unreachable { url, why: why.to_owned(), maybe_sent: true }
     }
 
     fn accept(&mut self, event: Event) -> Result<(), ClientError> {

@@ -74,12 +74,12 @@ impl Client {
 
     /// Stops what runs, cancels what waits; the answer is the instance as it is then.
     pub async fn instance_stop(&self, id: InstanceId) -> Result<InstanceView, ClientError> {
-        self.json(self.request(Method::POST, &["instances", &id.to_string(), "stop"])).await
+        self.json(self.request(Method::POST, &["instances", &id.to_string(), "stop"]).repeatable()).await
     }
 
     /// Cancels it, if no worker has it yet.
     pub async fn instance_cancel(&self, id: InstanceId) -> Result<InstanceView, ClientError> {
-        self.json(self.request(Method::POST, &["instances", &id.to_string(), "cancel"])).await
+        self.json(self.request(Method::POST, &["instances", &id.to_string(), "cancel"]).repeatable()).await
     }
 
     /// Runs an ended instance again, as a new one.
@@ -98,7 +98,7 @@ impl Client {
             request = request.json(&what);
         }
         if let RunKey::Given(key) = key {
-            request = request.header("Idempotency-Key", key);
+            request = request.key(key);
         }
         self.json(request).await
     }
@@ -126,6 +126,6 @@ impl Client {
             .query(&[("attempt", attempt)]);
         let response = self.send(request).await?;
         let client = self.clone();
-        Ok(response.bytes_stream().map(move |chunk| chunk.map_err(|error| client.failed(&error))))
+        Ok(response.bytes_stream().map(move |chunk| chunk.map_err(|error| client.broke(&error))))
     }
 }

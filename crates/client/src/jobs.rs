@@ -49,7 +49,7 @@ impl Client {
     ) -> Result<JobView, ClientError> {
         let mut request = self.request(Method::PUT, &["apps", app, "jobs", job]).json(spec);
         if let Some(version) = version {
-            request = request.header(http::header::IF_MATCH, format!("\"{version}\""));
+            request = request.header(http::header::IF_MATCH, &format!("\"{version}\""));
         }
         self.json(request).await
     }
@@ -84,7 +84,7 @@ impl Client {
     pub async fn job_run(&self, app: &str, job: &str, run: &RunJob, key: RunKey<'_>) -> Result<RunResult, ClientError> {
         let mut request = self.request(Method::POST, &["apps", app, "jobs", job, "run"]).json(run);
         if let RunKey::Given(key) = key {
-            request = request.header("Idempotency-Key", key);
+            request = request.key(key);
         }
         self.json(request).await
     }
@@ -95,11 +95,11 @@ impl Client {
     }
 
     pub async fn job_enable(&self, app: &str, job: &str) -> Result<JobView, ClientError> {
-        self.json(self.request(Method::POST, &["apps", app, "jobs", job, "enable"])).await
+        self.json(self.request(Method::POST, &["apps", app, "jobs", job, "enable"]).repeatable()).await
     }
 
     pub async fn job_disable(&self, app: &str, job: &str) -> Result<JobView, ClientError> {
-        self.json(self.request(Method::POST, &["apps", app, "jobs", job, "disable"])).await
+        self.json(self.request(Method::POST, &["apps", app, "jobs", job, "disable"]).repeatable()).await
     }
 
     /// The next `count` fire times after `after` (default: now).
@@ -121,7 +121,7 @@ impl Client {
         count: u32,
         after: Option<Timestamp>,
     ) -> Result<NextFires, ClientError> {
-        let request = self.request(Method::POST, &["preview"]).json(trigger);
+        let request = self.request(Method::POST, &["preview"]).json(trigger).repeatable();
         self.json(request.query(&[("count", count)]).query(&[("after", after)])).await
     }
 

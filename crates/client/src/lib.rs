@@ -14,14 +14,17 @@
 //!
 //! One method per endpoint, grouped by resource in the files of this crate. It knows the API's JSON (from
 //! `pendula_model::api`) and HTTP; it does not know the server, the store or the engine, keeps no state but its
-//! connections, and repeats a request only where that is asked for ([`Client::follow`]).
+//! connections, and repeats a request only where that is asked for ([`Client::follow`], [`ClientBuilder::patience`]). Of several
+//! servers it asks the next when one cannot be reached.
 
 mod address;
-mod cluster;
+mod call;
 mod connection;
 mod error;
+mod servers;
 
 mod apps;
+mod cluster;
 mod instances;
 mod jobs;
 mod status;
@@ -32,7 +35,7 @@ mod workers;
 mod follow;
 mod sse;
 
-pub use address::parse_address;
+pub use address::{parse_address, parse_addresses};
 pub use connection::{Client, ClientBuilder};
 pub use error::ClientError;
 pub use follow::{Follow, FollowOptions};

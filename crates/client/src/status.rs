@@ -26,7 +26,7 @@ impl Client {
 
     /// All metrics, in the OpenMetrics text format.
     pub async fn metrics(&self) -> Result<String, ClientError> {
-        let response = self.send(self.request_root("metrics")).await?;
-        response.text().await.map_err(|error| self.failed(&error))
+        let (_, text) = self.fetch(self.request_root("metrics")).await?;
+        String::from_utf8(text.into()).map_err(|error| self.protocol(error.to_string()))
     }
 }

@@ -49,10 +49,9 @@ impl Client {
     /// The result of a task, byte by byte.
     pub async fn task_result(&self, id: InstanceId, task: TaskId) -> Result<TaskBytes, ClientError> {
         let path = ["instances", &id.to_string(), "tasks", &task.to_string(), "result"];
-        let response = self.send(self.request(Method::GET, &path)).await?;
-        let content_type = response.headers().get(http::header::CONTENT_TYPE);
+        let (headers, bytes) = self.fetch(self.request(Method::GET, &path)).await?;
+        let content_type = headers.get(http::header::CONTENT_TYPE);
         let content_type = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-        let bytes = response.bytes().await.map_err(|error| self.failed(&error))?;
         Ok(TaskBytes { content_type, bytes })
     }
 

@@ -1,6 +1,7 @@
 //! `/apps/{app}/workers`.
 
 use pendula_model::api::WorkerView;
+use reqwest::Method;
 
 use crate::connection::Client;
 use crate::error::ClientError;
@@ -13,6 +14,7 @@ impl Client {
 
     /// Asks a worker to take nothing new, end what it has, and exit.
     pub async fn worker_drain(&self, app: &str, worker: &str) -> Result<(), ClientError> {
-        self.act(&["apps", app, "workers", worker, "drain"]).await
+        let path = ["apps", app, "workers", worker, "drain"];
+        self.send(self.request(Method::POST, &path).repeatable()).await.map(drop)
     }
 }

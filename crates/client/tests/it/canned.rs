@@ -4,10 +4,12 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 pub struct Canned {
     pub address: String,
     requests: Arc<Mutex<Vec<String>>>,
+    answering: JoinHandle<()>,
 }
 
 impl Canned {
@@ -17,7 +19,7 @@ impl Canned {
         let address = format!("http://{}", listener.local_addr().expect("bound"));
         let requests = Arc::new(Mutex::new(Vec::new()));
         let seen = requests.clone();
-        tokio::spawn(async move {
+        let answering = tokio::spawn(async move {
             for answer in answers {
                 let (mut stream, _) = listener.accept().await.expect("a connection");
                 let request = read_request(&mut stream).await;
@@ -26,7 +28,12 @@ impl Canned {
                 stream.shutdown().await.expect("the client is there");
             }
         });
-        Canned { address, requests }
+        Canned { address, requests, answering }
+    }
+
+    /// Returns when all was answered and nobody listens any more.
+    pub async fn over(&mut self) {
+        (&mut self.answering).await.expect("the client reads");
     }
 
     /// Request lines, headers and bodies so far.
@@ -60,6 +67,12 @@ pub fn json(status: &str, body: &str) -> String {
     format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
     )
+}
+
+/// A refusal with a problem document.
+pub fn problem(status: &str, code: &str, retryable: bool) -> String {
+    let number = &status[..3];
+    json(status, &format!(r#"{{"type":"t","title":"no","status":{number},"code":"{code}","retryable":{retryable}}}"#))
 }
 
 /// An event stream that is cut off after `events`, as by the end of a server's process.

@@ -5,7 +5,7 @@ use pendula_model::api::LogEvent;
 use pendula_model::instance::InstanceState;
 use pendula_model::{InstanceId, TaskId};
 
-use crate::canned::{Canned, events, json};
+use crate::canned::{Canned, events, json, problem};
 
 const ID: InstanceId = InstanceId(42);
 
@@ -59,6 +59,44 @@ async fn a_lost_connection_is_resumed_and_no_byte_comes_twice() {
     assert!(requests[0].starts_with("GET /api/v1/instances/42/logs?follow=true HTTP"), "{}", requests[0]);
     assert!(requests[0].contains("authorization: Bearer secret"));
     assert!(requests[2].contains("last-event-id: 1:8"), "{}", requests[2]);
+}
+
+/// As when the owner of an instance crashes: the stream breaks, its server is gone, another one does not know yet who has
+/// the partition, and then everything goes on.
+#[tokio::test]
+async fn s4_a_followed_log_survives_a_takeover() {
+    let begin = events(&[("log\nid: 1:4", r#"{"attempt":1,"offset":0,"data":"one "}"#)]);
+    let mut first = Canned::start(vec![begin]).await;
+    let rest = events(&[
+        ("log\nid: 1:8", r#"{"attempt":1,"offset":0,"data":"one two "}"#),
+        ("end", r#"{"state":"succeeded"}"#),
+    ]);
+    let no_owner = problem("503 Service Unavailable", "no_owner", true);
+    let answers = vec![
+        no_owner.clone(),
+        String::new(),
+        problem("503 Service Unavailable", "unavailable", true),
+        json("502 Bad Gateway", "<html>"),
+        no_owner,
+        events(&[]),
+        rest,
+    ];
+    let second = Canned::start(answers).await;
+    let client = Client::new(&format!("{},{}", first.address, second.address), "secret").expect("addresses");
+    let mut follow = client.follow(ID, FollowOptions::default());
+    let mut text = String::new();
+    let end = loop {
+        match follow.next().await.expect("it goes on") {
+            Ok(LogEvent::Log { data, .. }) => text.push_str(&data),
+            Ok(LogEvent::End { state, .. }) => break state,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((end, text.as_str()), (InstanceState::Succeeded, "one two "));
+    first.over().await;
+    for request in second.requests() {
+        assert!(request.contains("last-event-id: 1:4"), "{request}");
+    }
 }
 
 #[tokio::test]

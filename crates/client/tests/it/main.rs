@@ -3,3 +3,4 @@
 mod canned;
 mod follow;
 mod requests;
+mod several;
