@@ -1,12 +1,14 @@
 //! How fast this machine keeps instances: `cargo run --release -p pendula-store --example store_bench`.
 //!
-//! Arguments: a directory to work in (on the disk that matters; default the current one), and `quick` for the largest
-//! batches only, or `tasks` (and how many, default 1000000) for the tasks of one instance.
+//! Arguments: a directory to work in (on the disk that matters; default the current one), or `--postgres` and the URL of an
+//! empty database; and `quick` for the largest batches only, or `tasks` (and how many, default 1000000) for the tasks of one
+//! instance.
 //!
 //! Each instance is inserted as dispatched and ended in a later batch: two durable writes, with all indexes. The first
 //! part is one caller with batches of a size, the second many callers with small batches, which share commits. The tasks
 //! are one caller with batches of 1,000: all are inserted, then each is placed and ended, as many of one as of the other in
-//! each batch; after that comes what is read of them, and their deletion.
+//! each batch; after that comes what is read of them, and their deletion. On PostgreSQL several partitions commit at the same
+//! time, as those of several servers do, and the processor time is that of the database.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -21,7 +23,7 @@ use pendula_model::task::{Fanout, Phase, Task, TaskRole};
 use pendula_model::worker::{BootId, WorkerRef};
 use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, TaskId, Timestamp};
 use pendula_store::sqlite::{CommitObserved, Options};
-use pendula_store::{Batch, SqliteStore, Store, TaskFilter};
+use pendula_store::{Batch, PostgresStore, SqliteStore, Store, TaskFilter, postgres};
 
 const START: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
@@ -133,8 +135,17 @@ fn percentile(sorted: &[Duration], of_hundred: usize) -> Duration {
     sorted[(sorted.len() * of_hundred / 100).min(sorted.len() - 1)]
 }
 
-/// Processor time that the writing thread has used.
+/// Processor time that the writing thread has used, or the database's processes on this machine.
 fn writer_time() -> Duration {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|process| {
+        let name = std::fs::read_to_string(process.path().join("comm")).ok()?;
+        let times = std::fs::read_to_string(process.path().join("schedstat")).ok()?;
+        (name.trim() == "postgres").then(|| times.split(' ').next()?.parse::<u64>().ok())?
+    });
+    thread_time() + Duration::from_nanos(processes.sum())
+}
+
+fn thread_time() -> Duration {
     let nanos = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten().filter_map(|thread| {
         let name = std::fs::read_to_string(thread.path().join("comm")).ok()?;
         let times = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
@@ -144,7 +155,7 @@ fn writer_time() -> Duration {
 }
 
 /// One caller: batches of `size`, the ends of one together with the inserts of the next, until `total` are over.
-async fn one_caller(store: &SqliteStore, size: usize, total: usize, state: InstanceState) {
+async fn one_caller(store: &dyn Store, size: usize, total: usize, state: InstanceState) {
     let mut source = Source::new(store, 0).await;
     let mut times = Vec::new();
     let mut last: Vec<Instance> = Vec::new();
@@ -265,7 +276,7 @@ impl Pace {
         Pace { begun: Instant::now(), used: writer_time(), busy: Duration::ZERO, rows: 0 }
     }
 
-    async fn commit(&mut self, store: &SqliteStore, source: &Source, mut changes: Vec<Change>, fanout: &mut Fanout) {
+    async fn commit(&mut self, store: &dyn Store, source: &Source, mut changes: Vec<Change>, fanout: &mut Fanout) {
         fanout.version += 1;
         changes.push(Change::FanoutUpdated(fanout.clone()));
         let committing = Instant::now();
@@ -284,7 +295,7 @@ impl Pace {
 }
 
 /// The tasks of one instance, from their insertion to their deletion.
-async fn tasks_of_one(store: &SqliteStore, total: usize) {
+async fn tasks_of_one(store: &dyn Store, total: usize) {
     let mut source = Source::new(store, 0).await;
     let instance = Instance { state: InstanceState::Running, worker: None, ..source.fire() };
     let mut fanout = Fanout::new(instance.id, Phase::Main);
@@ -366,8 +377,79 @@ async fn tasks_of_one(store: &SqliteStore, total: usize) {
     println!("{count} unsuccessful ones copied in {:.2?}", copying.elapsed());
 }
 
+/// So many partitions at once, each with batches like those of one caller, until `total` instances are over.
+async fn partitions_at_once(store: &Arc<PostgresStore>, partitions: u16, size: usize, total: usize) {
+    let rounds = total / size / usize::from(partitions);
+    let mut sources = Vec::new();
+    for partition in 0..partitions {
+        sources.push(Source::new(&**store, partition).await);
+    }
+    let (begun, used) = (Instant::now(), writer_time());
+    let mut tasks = Vec::new();
+    for mut source in sources {
+        let store = store.clone();
+        tasks.push(tokio::spawn(async move {
+            let mut times = Vec::new();
+            let mut last: Vec<Instance> = Vec::new();
+            for round in 0..=rounds {
+                let fresh = if round < rounds { size } else { 0 };
+                let next: Vec<_> = (0..fresh).map(|_| source.fire()).collect();
+                let mut changes = ends(std::mem::replace(&mut last, next), InstanceState::Succeeded);
+                changes.extend(inserts(&last));
+                let batch = source.batch(changes);
+                let committing = Instant::now();
+                store.commit(batch).await.expect("commit");
+                times.push(committing.elapsed());
+            }
+            times
+        }));
+    }
+    let mut times = Vec::new();
+    for task in tasks {
+        times.extend(task.await.expect("no panic"));
+    }
+    times.sort();
+    let total = (rounds * size * usize::from(partitions)) as f64;
+    let rate = total / begun.elapsed().as_secs_f64();
+    println!(
+        "{partitions:>3} partitions, {size:>5} of each per batch  {rate:>8.0} instances/s, {:>8.0} writes/s, {:.1} us CPU per \
+         instance   commit p50 {:.2?} p99 {:.2?} max {:.2?}",
+        2.0 * rate,
+        (writer_time() - used).as_secs_f64() * 1e6 / total,
+        percentile(&times, 50),
+        percentile(&times, 99),
+        times[times.len() - 1],
+    );
+}
+
+async fn on_postgres(url: &str, what: Option<&str>, total: Option<usize>) {
+    let store = PostgresStore::open(url, postgres::Options::default()).await.expect("open");
+    let store = Arc::new(store);
+    match what {
+        Some("quick") => return partitions_at_once(&store, 1, 1000, 300_000).await,
+        Some("tasks") => {
+            tasks_of_one(&*store, total.unwrap_or(1_000_000)).await;
+            return prune_all(&*store).await;
+        }
+        _ => {}
+    }
+    for partitions in [1, 4] {
+        for (size, total) in [(1, 4_000), (10, 40_000), (100, 200_000), (1000, 400_000), (4000, 400_000)] {
+            partitions_at_once(&store, partitions, size, total).await;
+        }
+    }
+    prune_all(&*store).await;
+}
+
 #[tokio::main]
 async fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, url, rest @ ..] = &arguments[..]
+        && flag == "--postgres"
+    {
+        let total = rest.get(1).map(|total| total.parse().expect("a number of tasks"));
+        return on_postgres(url, rest.first().map(String::as_str), total).await;
+    }
     let directory =
         tempfile::tempdir_in(std::env::args().nth(1).unwrap_or_else(|| ".".to_owned())).expect("a directory");
     let observed = Arc::new(Mutex::new(Vec::new()));
@@ -377,25 +459,25 @@ async fn main() {
     let options = Options { observer: Some(observer), ..Options::default() };
     let store = Arc::new(SqliteStore::open(directory.path(), options).expect("open"));
     match std::env::args().nth(2).as_deref() {
-        Some("quick") => return one_caller(&store, 1000, 400_000, InstanceState::Succeeded).await,
+        Some("quick") => return one_caller(&*store, 1000, 400_000, InstanceState::Succeeded).await,
         Some("tasks") => {
             let total = std::env::args().nth(3).map_or(1_000_000, |total| total.parse().expect("a number of tasks"));
-            tasks_of_one(&store, total).await;
-            return prune_all(&store).await;
+            tasks_of_one(&*store, total).await;
+            return prune_all(&*store).await;
         }
         _ => {}
     }
     for (size, total) in [(1, 3_000), (10, 20_000), (100, 100_000), (1000, 400_000)] {
-        one_caller(&store, size, total, InstanceState::Succeeded).await;
+        one_caller(&*store, size, total, InstanceState::Succeeded).await;
     }
-    one_caller(&store, 1000, 200_000, InstanceState::Failed).await;
+    one_caller(&*store, 1000, 200_000, InstanceState::Failed).await;
     for (callers, size) in [(1, 1), (16, 1), (64, 1), (64, 20)] {
         many_callers(store.clone(), &observed, callers, size).await;
     }
-    prune_all(&store).await;
+    prune_all(&*store).await;
 }
 
-async fn prune_all(store: &SqliteStore) {
+async fn prune_all(store: &dyn Store) {
     let begun = Instant::now();
     let mut pruned = 0;
     while let gone = store.prune(Timestamp::MAX, 1000).await.expect("prune")

@@ -16,10 +16,13 @@ use super::PostgresStore;
 use super::commit::RACES;
 use super::error::{OrStoreError, is_lost_race};
 use super::flight::{Step, fly};
-use super::read::{at_one_moment, prepared, query};
+use super::read::{at_one_moment, prepared, query, within};
 use super::values::{Value, stored_boot};
 use crate::cluster::{Cluster, ClusterView, Holding, Renewal, Seat, Seated};
 use crate::port::StoreError;
+
+/// A lease has run out by then, or nearly so; a claim may have waited for a lock before.
+const ANSWER: Duration = Duration::from_secs(6);
 
 /// Microseconds since the Unix epoch, now and not when the transaction began.
 macro_rules! now {
@@ -122,10 +125,13 @@ async fn write(client: &Object, sql: &'static str, values: &[Value<'_>]) -> Resu
 }
 
 impl PostgresStore {
+    async fn lease<T>(&self, work: impl AsyncFnOnce(&mut Object) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        within(&self.leases, ANSWER, work).await
+    }
+
     /// [`Store::partition_claim`](crate::Store::partition_claim).
     pub(super) async fn take(&self, partition: PartitionId) -> Result<Epoch, StoreError> {
-        let client = self.leases.get().await?;
-        let rows = write(&client, TAKE, &[short(partition)]).await?;
+        let rows = self.lease(async |client| write(client, TAKE, &[short(partition)]).await).await?;
         let row = rows.first().ok_or_else(|| missing(partition))?;
         row.try_get(0).map(Epoch).or_store_error()
     }
@@ -134,26 +140,28 @@ impl PostgresStore {
 #[async_trait]
 impl Cluster for PostgresStore {
     async fn join(&self, seat: &Seat, ttl: Duration) -> Result<(), StoreError> {
-        let client = self.leases.get().await?;
         let (name, address, version) =
             (Value::text(&seat.name), Value::text(&seat.address), Value::text(&seat.version));
-        write(&client, JOIN, &[boot(seat.boot), name, address, version, micros(ttl)]).await.map(drop)
+        let values = &[boot(seat.boot), name, address, version, micros(ttl)];
+        self.lease(async |client| write(client, JOIN, values).await).await.map(drop)
     }
 
     async fn renew(&self, renewal: Renewal) -> Result<bool, StoreError> {
-        let client = self.leases.get().await?;
         let leaving = Value::Flag(renewal.is_leaving);
         let values = [boot(renewal.boot), micros(renewal.ttl), leaving, Value::Int(renewal.skew_micros)];
-        Ok(!write(&client, RENEW, &values).await?.is_empty())
+        Ok(!self.lease(async |client| write(client, RENEW, &values).await).await?.is_empty())
     }
 
     async fn view(&self) -> Result<ClusterView, StoreError> {
-        let mut client = self.leases.get().await?;
-        let moment = at_one_moment(&mut client).await?;
-        let now = query(&moment, NOW, &[]).await?;
-        let servers = query(&moment, SERVERS, &[]).await?;
-        let holdings = query(&moment, HOLDINGS, &[]).await?;
-        moment.commit().await.or_store_error()?;
+        let look = async |client: &mut Object| {
+            let moment = at_one_moment(client).await?;
+            let now = query(&moment, NOW, &[]).await?;
+            let servers = query(&moment, SERVERS, &[]).await?;
+            let holdings = query(&moment, HOLDINGS, &[]).await?;
+            moment.commit().await.or_store_error()?;
+            Ok((now, servers, holdings))
+        };
+        let (now, servers, holdings) = self.lease(look).await?;
         let now = now.first().map_or(Ok(0), |row| row.try_get(0)).map(Timestamp::from_micros).or_store_error()?;
         let seated = |row: &Row| seated(row, now);
         let mut servers = servers.iter().map(seated).collect::<Result<Vec<_>, _>>().or_store_error()?;
@@ -163,36 +171,38 @@ impl Cluster for PostgresStore {
     }
 
     async fn claim(&self, partition: PartitionId, owner: BootId, seen: Epoch) -> Result<Option<Epoch>, StoreError> {
-        let client = self.leases.get().await?;
-        let rows = write(&client, CLAIM, &[short(partition), boot(owner), Value::Int(seen.0)]).await?;
-        if let Some(row) = rows.first() {
-            return row.try_get(0).map(|epoch| Some(Epoch(epoch))).or_store_error();
-        }
-        match query(&client, IS_THERE, &[short(partition)]).await?.is_empty() {
-            true => Err(missing(partition)),
-            false => Ok(None),
-        }
+        let claim = async |client: &mut Object| {
+            let rows = write(client, CLAIM, &[short(partition), boot(owner), Value::Int(seen.0)]).await?;
+            if let Some(row) = rows.first() {
+                return row.try_get(0).map(|epoch| Some(Epoch(epoch))).or_store_error();
+            }
+            match query(client, IS_THERE, &[short(partition)]).await?.is_empty() {
+                true => Err(missing(partition)),
+                false => Ok(None),
+            }
+        };
+        self.lease(claim).await
     }
 
     async fn release(&self, partition: PartitionId, owner: BootId, epoch: Epoch) -> Result<bool, StoreError> {
-        let client = self.leases.get().await?;
-        Ok(!write(&client, RELEASE, &[short(partition), boot(owner), Value::Int(epoch.0)]).await?.is_empty())
+        let values = [short(partition), boot(owner), Value::Int(epoch.0)];
+        Ok(!self.lease(async |client| write(client, RELEASE, &values).await).await?.is_empty())
     }
 
     async fn leave(&self, owner: BootId) -> Result<(), StoreError> {
-        let client = self.leases.get().await?;
         let steps = [RELEASE_ALL, LEAVE].map(|sql| Step { sql, values: vec![boot(owner)] });
-        fly(&client, &steps).await?.map_err(|failure| super::error::store_error(&failure.error))
+        self.lease(async |client| fly(client, &steps).await)
+            .await?
+            .map_err(|failure| super::error::store_error(&failure.error))
     }
 
     async fn forget_servers(&self, longer_than: Duration) -> Result<usize, StoreError> {
-        let client = self.leases.get().await?;
-        Ok(write(&client, FORGET, &[micros(longer_than)]).await?.len())
+        let forget = async |client: &mut Object| write(client, FORGET, &[micros(longer_than)]).await;
+        Ok(self.lease(forget).await?.len())
     }
 
     async fn secret(&self) -> Result<[u8; 32], StoreError> {
-        let client = self.leases.get().await?;
-        let rows = query(&client, SECRET, &[]).await?;
+        let rows = self.lease(async |client| query(client, SECRET, &[]).await).await?;
         let text = rows.first().and_then(|row| row.try_get::<_, &str>(0).ok());
         text.and_then(from_hex)
             .ok_or_else(|| StoreError::Corrupt { why: "the row `secret` of `meta` is missing or wrong".to_owned() })

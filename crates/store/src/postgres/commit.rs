@@ -11,6 +11,7 @@ mod known;
 pub(super) mod tasks;
 
 use std::fmt::Display;
+use std::time::Duration;
 
 use deadpool_postgres::Object;
 use pendula_model::Epoch;
@@ -21,6 +22,7 @@ use super::connect::Lane;
 use super::error::{OrStoreError, is_lost_race, is_stale_statement, is_standby, store_error};
 use super::flight::{Failure, Step, exactly, fly};
 use super::groups::{Row, arrange};
+use super::read::within;
 use super::values::Value;
 use crate::laws;
 use crate::port::{Batch, StoreError};
@@ -43,25 +45,39 @@ macro_rules! rows_of {
 
 use rows_of;
 
+/// How long an answer may take: ten times as long as a busy database needs for a row, and time for what went before.
+fn deadline(batch: &Batch) -> Duration {
+    let rows = |change: &Change| match change {
+        Change::TasksInserted(tasks) => tasks.len(),
+        Change::TasksCopied { count, .. } => usize::try_from(*count).unwrap_or(usize::MAX),
+        _ => 1,
+    };
+    let rows = batch.changes.iter().map(rows).fold(0, usize::saturating_add);
+    Duration::from_secs(10) + Duration::from_micros(300).saturating_mul(u32::try_from(rows).unwrap_or(u32::MAX))
+}
+
 /// [`Store::commit`](crate::Store::commit).
 pub(super) async fn commit(lane: &Lane, batch: &Batch) -> Result<(), StoreError> {
-    let client = lane.get().await?;
+    within(lane, deadline(batch), async |client| attempt(lane, client, batch).await).await
+}
+
+async fn attempt(lane: &Lane, client: &Object, batch: &Batch) -> Result<(), StoreError> {
     let lawful = batch.changes.iter().try_for_each(|change| laws::check(batch.partition, change));
     let known = match lawful {
-        Ok(()) => Known::read(&client, batch).await?,
+        Ok(()) => Known::read(client, batch).await?,
         Err(what) => Err(what),
     };
     let known = match known {
         Ok(known) => known,
         // A stale owner is told that it is, whatever it wants.
-        Err(what) => return standing(&client, batch).await?.map_or(Err(StoreError::Conflict { what }), |()| Ok(())),
+        Err(what) => return standing(client, batch).await?.map_or(Err(StoreError::Conflict { what }), |()| Ok(())),
     };
-    let merged = write(lane, &client, batch, &known, true).await;
+    let merged = write(lane, client, batch, &known, true).await;
     let Err(StoreError::Conflict { what }) = &merged else { return merged };
     if batch.changes.len() == 1 {
         return merged;
     }
-    let single = write(lane, &client, batch, &known, false).await;
+    let single = write(lane, client, batch, &known, false).await;
     if single.is_ok() {
         tracing::warn!(partition = %batch.partition, what, "a batch was refused as a whole and accepted change by change");
     }
@@ -152,6 +168,12 @@ fn steps<'b>(batch: &'b Batch, known: &Known, merged: bool) -> (Vec<Step<'b>>, V
         changes.resize(steps.len(), Some(*first));
     }
     (steps, changes)
+}
+
+/// All statements for a batch about which nothing is known.
+#[cfg(test)]
+pub(super) fn all_steps(batch: &Batch) -> Vec<Step<'_>> {
+    steps(batch, &Known::default(), true).0
 }
 
 fn alone<'b>(change: &'b Change, known: &Known, steps: &mut Vec<Step<'b>>) {

@@ -39,12 +39,14 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// How long a caller waits for one of the connections of a [`Lane`] that are all in use.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// How the planner is told to think, where it has these settings. Each of our statements has an index that it should use,
-/// but its plan is made when a table may be empty yet, and kept for as long as the session lasts; and of the number of rows
-/// in an array the planner knows nothing.
+/// How the planner is told to think, where it has these settings. Each of our statements has an index by which it should
+/// seek row after row; but its plan is made when a table may be empty yet, and kept for as long as the session lasts, and of
+/// the number of rows in an array the planner knows nothing.
 const PLANNING: &str = "
     SELECT set_config(wanted.name, wanted.value, FALSE)
-    FROM (SELECT 'enable_seqscan' AS name, 'off' AS value UNION ALL SELECT 'plan_cache_mode', 'force_generic_plan'
+    FROM (SELECT 'enable_seqscan' AS name, 'off' AS value UNION ALL SELECT 'enable_hashjoin', 'off'
+          UNION ALL SELECT 'enable_mergejoin', 'off' UNION ALL SELECT 'enable_bitmapscan', 'off'
+          UNION ALL SELECT 'random_page_cost', '1.1' UNION ALL SELECT 'plan_cache_mode', 'force_generic_plan'
           UNION ALL SELECT 'jit', 'off') AS wanted
     JOIN pg_settings ON pg_settings.name = wanted.name";
 

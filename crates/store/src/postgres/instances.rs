@@ -92,6 +92,9 @@ pub(super) async fn past_attempts(
 /// something else.
 macro_rules! source {
     ($columns:expr, $table:literal, $reached_by:literal) => {
+        source!($columns, $table, $reached_by, "id >= $1 AND id < $2")
+    };
+    ($columns:expr, $table:literal, $reached_by:literal, $between:literal) => {
         concat!(
             "SELECT ",
             $columns,
@@ -99,7 +102,9 @@ macro_rules! source {
             $table,
             " WHERE ",
             $reached_by,
-            " AND id >= $1 AND id < $2 AND created_at >= $3 AND created_at < $4 AND state = ANY($5::smallint[])
+            " AND ",
+            $between,
+            " AND created_at >= $3 AND created_at < $4 AND state = ANY($5::smallint[])
               AND ($6::bigint IS NULL OR app_id = $6) AND ($7::bigint IS NULL OR job_id = $7)
               ORDER BY id DESC LIMIT $8"
         )
@@ -118,18 +123,31 @@ pub(super) const ACTIVE_OF_JOB: &str = source!(
 );
 /// Primary key.
 pub(super) const ENDED: &str = source!(ended_columns!(), "ended_instance", "TRUE");
-/// Index `ended_instance_by_app`.
-pub(super) const ENDED_OF_APP: &str = source!(ended_columns!(), "ended_instance", "app_id = $6");
-/// Index `ended_instance_by_job`.
-pub(super) const ENDED_OF_JOB: &str = source!(ended_columns!(), "ended_instance", "job_id = $7");
+/// Index `ended_instance_by_app`. Bounds are said in a way that only this index knows, or the planner might think of the
+/// primary key, along which all of other apps lies between.
+pub(super) const ENDED_OF_APP: &str =
+    source!(ended_columns!(), "ended_instance", "app_id = $6", "(app_id, id) >= ($6, $1) AND (app_id, id) < ($6, $2)");
+/// Index `ended_instance_by_job`, in the same way.
+pub(super) const ENDED_OF_JOB: &str =
+    source!(ended_columns!(), "ended_instance", "job_id = $7", "(job_id, id) >= ($7, $1) AND (job_id, id) < ($7, $2)");
+/// One of those that went wrong, in the same way.
+macro_rules! unsuccessful {
+    ($reached_by:literal) => {
+        source!(
+            ended_columns!(),
+            "ended_instance",
+            $reached_by,
+            "state <> 5 AND (state, id) >= ($9, $1) AND (state, id) < ($9, $2)"
+        )
+    };
+}
+
 /// Index `ended_instance_unsuccessful`.
-pub(super) const UNSUCCESSFUL: &str = source!(ended_columns!(), "ended_instance", "state = $9 AND state <> 5");
+pub(super) const UNSUCCESSFUL: &str = unsuccessful!("state = $9");
 /// Index `ended_instance_unsuccessful_by_app`.
-pub(super) const UNSUCCESSFUL_OF_APP: &str =
-    source!(ended_columns!(), "ended_instance", "app_id = $6 AND state = $9 AND state <> 5");
+pub(super) const UNSUCCESSFUL_OF_APP: &str = unsuccessful!("app_id = $6 AND state = $9");
 /// Index `ended_instance_unsuccessful_by_job`.
-pub(super) const UNSUCCESSFUL_OF_JOB: &str =
-    source!(ended_columns!(), "ended_instance", "job_id = $7 AND state = $9 AND state <> 5");
+pub(super) const UNSUCCESSFUL_OF_JOB: &str = unsuccessful!("job_id = $7 AND state = $9");
 
 /// How far the time in an id may lie from `created_at`: ids never go back, so a clock that did leaves them ahead.
 const ID_TIME_SLACK: std::time::Duration = std::time::Duration::from_secs(3600);

@@ -39,25 +39,15 @@ pub(super) const FANOUTS_OF_PARTITION: &str = concat!(
 );
 
 /// Index `task_under_way`.
-pub(super) const TASKS_UNDER_WAY: &str = concat!(
-    "SELECT ",
-    whole_task_columns!(),
-    " FROM (SELECT unnest($1::bigint[]) AS wanted) AS n JOIN task ON task.instance_id = n.wanted WHERE ",
-    under_way!()
-);
+pub(super) const TASKS_UNDER_WAY: &str =
+    concat!("SELECT ", whole_task_columns!(), " FROM task WHERE instance_id = ANY($1) AND ", under_way!());
 
-pub(super) const JOBS: &str = concat!(
-    "SELECT ",
-    job_columns!(),
-    " FROM (SELECT unnest($1::bigint[]) AS wanted) AS n JOIN ",
-    job_tables!(),
-    " ON job.id = n.wanted"
-);
+pub(super) const JOBS: &str = concat!("SELECT ", job_columns!(), " FROM ", job_tables!(), " WHERE job.id = ANY($1)");
 
 pub(super) const REVISIONS: &str = "
-    SELECT n.job_id, n.revision, job_revision.spec
-    FROM (SELECT unnest($1::bigint[]) AS job_id, unnest($2::bigint[]) AS revision) AS n
-    LEFT JOIN job_revision ON job_revision.job_id = n.job_id AND job_revision.revision = n.revision";
+    SELECT n.job_id, n.revision,
+        (SELECT r.spec FROM job_revision r WHERE r.job_id = n.job_id AND r.revision = n.revision) AS spec
+    FROM (SELECT unnest($1::bigint[]) AS job_id, unnest($2::bigint[]) AS revision) AS n";
 
 /// Each partition remembers the largest id that was written in it. The other tables are asked for what came past it:
 /// tokens belong to no partition, and whoever fills a store from another one writes rows only. Primary keys.

@@ -18,6 +18,8 @@ mod logs;
 mod migrate;
 mod open;
 mod plan;
+#[cfg(test)]
+mod plans;
 mod prune;
 mod read;
 mod refusal;
@@ -79,6 +81,12 @@ const LEASES: usize = 4;
 /// Connections for what may take long and nobody waits for: pruning, and the check of the schema.
 const UPKEEP: usize = 2;
 
+/// An answer takes no longer: the database gives up earlier by itself.
+const ANSWER: Duration = Duration::from_secs(15);
+
+/// A commit may be large: one that repeats a million tasks takes some ten seconds.
+const COMMIT: Duration = Duration::from_secs(60);
+
 /// How old a size may be that is told; to ask for it makes the database look at each of its files.
 const SIZE_AGE: Duration = Duration::from_secs(60);
 
@@ -111,15 +119,15 @@ impl PostgresStore {
             partitions,
             unreadable: UnreadableRows::default(),
             size: Mutex::new(None),
-            commits: database.lane(options.commits.max(1), limits),
+            commits: database.lane(options.commits.max(1), Limits { statement: COMMIT, ..limits }),
             reads: database.lane(options.reads.max(1), limits),
             leases: database.lane(LEASES, limits),
             upkeep: database.lane(UPKEEP, limits),
         })
     }
 
-    async fn reader(&self) -> Result<Object, StoreError> {
-        self.reads.get().await
+    async fn ask<T>(&self, question: impl AsyncFnOnce(&mut Object) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        read::within(&self.reads, ANSWER, question).await
     }
 }
 
@@ -138,7 +146,7 @@ impl Store for PostgresStore {
     }
 
     async fn partition_load(&self, partition: PartitionId) -> Result<Snapshot, StoreError> {
-        load::load(&mut self.reader().await?, partition, &self.unreadable).await
+        self.ask(async |client| load::load(client, partition, &self.unreadable).await).await
     }
 
     async fn commit(&self, batch: Batch) -> Result<(), StoreError> {
@@ -152,19 +160,19 @@ impl Store for PostgresStore {
         after: Option<(Timestamp, JobId)>,
         limit: usize,
     ) -> Result<Vec<Job>, StoreError> {
-        jobs::due(&self.reader().await?, &self.unreadable, partition, until, after, limit).await
+        self.ask(async |client| jobs::due(client, &self.unreadable, partition, until, after, limit).await).await
     }
 
     async fn job_by_id(&self, id: JobId) -> Result<Option<Job>, StoreError> {
-        jobs::by_id(&self.reader().await?, &self.unreadable, id).await
+        self.ask(async |client| jobs::by_id(client, &self.unreadable, id).await).await
     }
 
     async fn job_by_name(&self, app: AppId, name: &str) -> Result<Option<Job>, StoreError> {
-        jobs::by_name(&self.reader().await?, &self.unreadable, app, name).await
+        self.ask(async |client| jobs::by_name(client, &self.unreadable, app, name).await).await
     }
 
     async fn instance_by_idempotency_key(&self, app: AppId, key: &str) -> Result<Option<InstanceId>, StoreError> {
-        instances::by_idempotency_key(&self.reader().await?, &self.unreadable, app, key).await
+        self.ask(async |client| instances::by_idempotency_key(client, &self.unreadable, app, key).await).await
     }
 
     async fn tasks_waiting(
@@ -174,23 +182,23 @@ impl Store for PostgresStore {
         limit: usize,
         bytes: usize,
     ) -> Result<Vec<Task>, StoreError> {
-        tasks::waiting(&self.reader().await?, &self.unreadable, instance, from, limit, bytes).await
+        self.ask(async |client| tasks::waiting(client, &self.unreadable, instance, from, limit, bytes).await).await
     }
 
     async fn apps(&self) -> Result<Vec<App>, StoreError> {
-        access::apps(&self.reader().await?, &self.unreadable).await
+        self.ask(async |client| access::apps(client, &self.unreadable).await).await
     }
 
     async fn app_by_name(&self, name: &str) -> Result<Option<App>, StoreError> {
-        access::app_by_name(&self.reader().await?, &self.unreadable, name).await
+        self.ask(async |client| access::app_by_name(client, &self.unreadable, name).await).await
     }
 
     async fn app_by_id(&self, id: AppId) -> Result<Option<App>, StoreError> {
-        access::app_by_id(&self.reader().await?, &self.unreadable, id).await
+        self.ask(async |client| access::app_by_id(client, &self.unreadable, id).await).await
     }
 
     async fn jobs(&self, filter: JobFilter) -> Result<Page<Job>, StoreError> {
-        jobs::list(&self.reader().await?, &self.unreadable, &filter).await
+        self.ask(async |client| jobs::list(client, &self.unreadable, &filter).await).await
     }
 
     async fn job_revisions(
@@ -198,39 +206,39 @@ impl Store for PostgresStore {
         id: JobId,
         limit: usize,
     ) -> Result<Vec<(Revision, Timestamp, Arc<JobSpec>)>, StoreError> {
-        jobs::revisions(&self.reader().await?, &self.unreadable, id, limit).await
+        self.ask(async |client| jobs::revisions(client, &self.unreadable, id, limit).await).await
     }
 
     async fn job_gaps(&self, id: JobId, limit: usize) -> Result<Vec<Gap>, StoreError> {
-        jobs::gaps(&self.reader().await?, &self.unreadable, id, limit).await
+        self.ask(async |client| jobs::gaps(client, &self.unreadable, id, limit).await).await
     }
 
     async fn instances(&self, filter: InstanceFilter) -> Result<Page<Instance>, StoreError> {
-        instances::list(&mut self.reader().await?, &self.unreadable, &filter).await
+        self.ask(async |client| instances::list(client, &self.unreadable, &filter).await).await
     }
 
     async fn instance(&self, id: InstanceId) -> Result<Option<Instance>, StoreError> {
-        instances::by_id(&self.reader().await?, &self.unreadable, id).await
+        self.ask(async |client| instances::by_id(client, &self.unreadable, id).await).await
     }
 
     async fn past_attempts(&self, id: InstanceId, task: TaskId) -> Result<Vec<PastAttempt>, StoreError> {
-        instances::past_attempts(&self.reader().await?, &self.unreadable, id, task).await
+        self.ask(async |client| instances::past_attempts(client, &self.unreadable, id, task).await).await
     }
 
     async fn fanout(&self, id: InstanceId) -> Result<Option<Fanout>, StoreError> {
-        tasks::fanout(&self.reader().await?, &self.unreadable, id).await
+        self.ask(async |client| tasks::fanout(client, &self.unreadable, id).await).await
     }
 
     async fn fanouts(&self, ids: Vec<InstanceId>) -> Result<Vec<Fanout>, StoreError> {
-        tasks::fanouts(&self.reader().await?, &self.unreadable, &ids).await
+        self.ask(async |client| tasks::fanouts(client, &self.unreadable, &ids).await).await
     }
 
     async fn tasks(&self, filter: TaskFilter) -> Result<Page<Task>, StoreError> {
-        tasks::list(&mut self.reader().await?, &self.unreadable, &filter).await
+        self.ask(async |client| tasks::list(client, &self.unreadable, &filter).await).await
     }
 
     async fn task(&self, instance: InstanceId, id: TaskId) -> Result<Option<Task>, StoreError> {
-        tasks::by_id(&self.reader().await?, &self.unreadable, instance, id).await
+        self.ask(async |client| tasks::by_id(client, &self.unreadable, instance, id).await).await
     }
 
     async fn task_results(
@@ -240,7 +248,7 @@ impl Store for PostgresStore {
         limit: usize,
         bytes: usize,
     ) -> Result<Vec<Task>, StoreError> {
-        tasks::results(&self.reader().await?, &self.unreadable, instance, from, limit, bytes).await
+        self.ask(async |client| tasks::results(client, &self.unreadable, instance, from, limit, bytes).await).await
     }
 
     async fn token_insert(&self, token: Token) -> Result<(), StoreError> {
@@ -248,11 +256,11 @@ impl Store for PostgresStore {
     }
 
     async fn token_by_hash(&self, hash: [u8; 32]) -> Result<Option<Token>, StoreError> {
-        access::token_by_hash(&self.reader().await?, &self.unreadable, hash).await
+        self.ask(async |client| access::token_by_hash(client, &self.unreadable, hash).await).await
     }
 
     async fn tokens(&self) -> Result<Vec<Token>, StoreError> {
-        access::tokens(&self.reader().await?, &self.unreadable).await
+        self.ask(async |client| access::tokens(client, &self.unreadable).await).await
     }
 
     async fn token_delete(&self, id: TokenId) -> Result<bool, StoreError> {

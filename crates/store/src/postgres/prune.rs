@@ -19,16 +19,13 @@ pub(super) const DELETE_FANOUTS: &str = "DELETE FROM fanout WHERE instance_id = 
 
 /// Primary key.
 pub(super) const DELETE_TASKS: &str = "
-    DELETE FROM task USING (
-        SELECT t.instance_id, t.id FROM (SELECT unnest($1::bigint[]) AS instance_id) AS n
-        JOIN task AS t ON t.instance_id = n.instance_id LIMIT $2) AS gone
+    DELETE FROM task USING (SELECT t.instance_id, t.id FROM task t WHERE t.instance_id = ANY($1) LIMIT $2) AS gone
     WHERE task.instance_id = gone.instance_id AND task.id = gone.id";
 
 /// Primary key.
 pub(super) const DELETE_ATTEMPTS: &str = "
     DELETE FROM past_attempt USING (
-        SELECT t.instance_id, t.task_id, t.attempt FROM (SELECT unnest($1::bigint[]) AS instance_id) AS n
-        JOIN past_attempt AS t ON t.instance_id = n.instance_id LIMIT $2) AS gone
+        SELECT t.instance_id, t.task_id, t.attempt FROM past_attempt t WHERE t.instance_id = ANY($1) LIMIT $2) AS gone
     WHERE past_attempt.instance_id = gone.instance_id AND past_attempt.task_id = gone.task_id
         AND past_attempt.attempt = gone.attempt";
 

@@ -1,9 +1,12 @@
 //! Reading rows: what cannot be understood is noted and left out.
 
+use std::time::Duration;
+
 use deadpool_postgres::{GenericClient, Object, Transaction};
 use tokio_postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::{IsolationLevel, Row, Statement};
 
+use super::connect::Lane;
 use super::error::OrStoreError;
 use super::values::Value;
 use crate::port::StoreError;
@@ -35,6 +38,23 @@ impl StoredRow for Row {
 
 fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<Option<T>, Unreadable> {
     row.try_get(column).map_err(|error| format!("column `{}` cannot be read: {error}", row.name(column)))
+}
+
+/// Does some work with a connection of a lane, within a time that nothing should take. A database that says nothing for so
+/// long although the connection stands is not waited for any longer: its place may have been taken meanwhile.
+pub(super) async fn within<T>(
+    lane: &Lane,
+    deadline: Duration,
+    work: impl AsyncFnOnce(&mut Object) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let mut client = lane.get().await?;
+    if let Ok(outcome) = tokio::time::timeout(deadline, work(&mut client)).await {
+        return outcome;
+    }
+    // It is in the middle of something: nobody else should wait for that.
+    drop(Object::take(client));
+    let why = format!("the database has said nothing for {} s: it is stuck, or far away", deadline.as_secs());
+    Err(StoreError::Unavailable { why })
 }
 
 /// A statement for these values. The database is asked only the first time on a connection.

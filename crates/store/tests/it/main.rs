@@ -6,5 +6,6 @@ mod differential;
 mod durability;
 mod log_store;
 mod opening;
+mod postgres_state;
 mod rows;
 mod unreadable_rows;

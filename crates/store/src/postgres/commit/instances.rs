@@ -31,7 +31,8 @@ fn check_revisions<'b>(instances: impl Iterator<Item = &'b Instance>, steps: &mu
 }
 
 /// An instance, its fire and its idempotency key must be new in history too. Nothing else writes to either table for this
-/// partition meanwhile: whoever commits has its row.
+/// partition meanwhile: whoever commits has its row. They are asked for row by row, in a way that the planner cannot turn
+/// into a walk over all of history.
 pub(in crate::postgres) const INSERT_INSTANCES: &str = concat!(
     "WITH written AS (
           INSERT INTO instance (
@@ -55,12 +56,12 @@ pub(in crate::postgres) const INSERT_INSTANCES: &str = concat!(
               unnest($28::text[]) AS message, unnest($29::text[]) AS placement,
               unnest($30::text[]) AS result_type, unnest($31::bytea[]) AS result,
               unnest($32::smallint[]) AS stop_cause) AS n
-          WHERE NOT EXISTS (SELECT 1 FROM ended_instance o WHERE o.id = n.id)
+          WHERE (SELECT o.id FROM ended_instance o WHERE o.id = n.id) IS NULL
               AND (n.fire_time IS NULL
-                  OR NOT EXISTS (SELECT 1 FROM ended_instance o WHERE o.job_id = n.job_id AND o.fire_time = n.fire_time))
+                  OR (SELECT o.id FROM ended_instance o WHERE o.job_id = n.job_id AND o.fire_time = n.fire_time) IS NULL)
               AND (n.idempotency_key IS NULL
-                  OR NOT EXISTS (
-                      SELECT 1 FROM ended_instance o WHERE o.app_id = n.app_id AND o.idempotency_key = n.idempotency_key))
+                  OR (SELECT o.id FROM ended_instance o
+                      WHERE o.app_id = n.app_id AND o.idempotency_key = n.idempotency_key) IS NULL)
           RETURNING 1)",
     exactly!("$1")
 );
@@ -140,12 +141,12 @@ pub(in crate::postgres) const INSERT_ENDED: &str = concat!(
               unnest($27::text[]) AS message, unnest($28::text[]) AS placement,
               unnest($29::text[]) AS result_type, unnest($30::bytea[]) AS result,
               unnest($31::bigint[]) AS ended_at, unnest($32::bigint[]) AS prune_at) AS n
-          WHERE NOT EXISTS (SELECT 1 FROM instance o WHERE o.id = n.id)
+          WHERE (SELECT o.id FROM instance o WHERE o.id = n.id) IS NULL
               AND (n.fire_time IS NULL
-                  OR NOT EXISTS (SELECT 1 FROM instance o WHERE o.job_id = n.job_id AND o.fire_time = n.fire_time))
+                  OR (SELECT o.id FROM instance o WHERE o.job_id = n.job_id AND o.fire_time = n.fire_time) IS NULL)
               AND (n.idempotency_key IS NULL
-                  OR NOT EXISTS (
-                      SELECT 1 FROM instance o WHERE o.app_id = n.app_id AND o.idempotency_key = n.idempotency_key))
+                  OR (SELECT o.id FROM instance o
+                      WHERE o.app_id = n.app_id AND o.idempotency_key = n.idempotency_key) IS NULL)
           RETURNING 1)",
     exactly!("$1")
 );
@@ -305,8 +306,8 @@ pub(in crate::postgres) const INSERT_ATTEMPTS: &str = concat!(
               unnest($7::bigint[]) AS dispatched_at, unnest($8::bigint[]) AS started_at,
               unnest($9::bigint[]) AS ended_at, unnest($10::text[]) AS worker_name, unnest($11::text[]) AS placement,
               unnest($12::text[]) AS reason, unnest($13::text[]) AS message) AS n
-          WHERE EXISTS (SELECT 1 FROM instance WHERE instance.id = n.instance_id)
-              OR EXISTS (SELECT 1 FROM ended_instance WHERE ended_instance.id = n.instance_id)
+          WHERE (SELECT o.id FROM instance o WHERE o.id = n.instance_id) IS NOT NULL
+              OR (SELECT o.id FROM ended_instance o WHERE o.id = n.instance_id) IS NOT NULL
           RETURNING 1)",
     exactly!("$1")
 );

@@ -9,9 +9,12 @@ use deadpool_postgres::Object;
 use pendula_model::change::Change;
 use pendula_model::job::{Job, JobSpec};
 use pendula_model::{InstanceId, JobId, Revision};
+use tokio_postgres::Row;
 
 use crate::port::{Batch, StoreError};
-use crate::postgres::error::OrStoreError;
+use crate::postgres::load::REVISIONS;
+use crate::postgres::read::query;
+use crate::postgres::values::ints;
 use crate::rows::{self, Columns, fanout_columns};
 
 /// A refusal, as a text.
@@ -132,22 +135,17 @@ impl Known {
     }
 }
 
-const REVISIONS: &str = "
-    SELECT r.job_id, r.revision, r.spec
-    FROM (SELECT unnest($1::bigint[]) AS job_id, unnest($2::bigint[]) AS revision) AS n
-    JOIN job_revision AS r ON r.job_id = n.job_id AND r.revision = n.revision";
-
 async fn read_revisions(
     client: &Object,
     wanted: &[(JobId, Revision)],
 ) -> Result<BTreeMap<(JobId, Revision), String>, StoreError> {
     let wanted: BTreeSet<_> = wanted.iter().copied().collect();
-    let jobs: Vec<i64> = wanted.iter().map(|(job, _)| job.0).collect();
-    let revisions: Vec<i64> = wanted.iter().map(|(_, revision)| i64::from(revision.0)).collect();
-    let statement = client.prepare_cached(REVISIONS).await.or_store_error()?;
-    let rows = client.query(&statement, &[&jobs, &revisions]).await.or_store_error()?;
+    let wanted: Vec<_> = wanted.into_iter().collect();
+    let values = [ints(&wanted, |(job, _)| job.0), ints(&wanted, |(_, revision)| i64::from(revision.0))];
+    let rows = query(client, REVISIONS, &values).await?;
     let key = |job: i64, revision: i64| (JobId(job), Revision(u32::try_from(revision).unwrap_or(u32::MAX)));
-    Ok(rows.iter().map(|row| (key(row.get(0), row.get(1)), row.get(2))).collect())
+    let kept = |row: &Row| row.get::<_, Option<String>>(2).map(|text| (key(row.get(0), row.get(1)), text));
+    Ok(rows.iter().filter_map(kept).collect())
 }
 
 const TEXTS: &str = "SELECT id, params, placement FROM instance WHERE id = ANY($1)";
@@ -156,15 +154,14 @@ const FANOUTS: &str = concat!("SELECT ", fanout_columns!(), " FROM fanout WHERE 
 
 async fn read_damages(client: &Object, ids: &[i64]) -> Result<BTreeMap<InstanceId, Damage>, StoreError> {
     let mut damages: BTreeMap<InstanceId, Damage> = BTreeMap::new();
-    let statement = client.prepare_cached(TEXTS).await.or_store_error()?;
     let is_damaged =
         |text: Option<&str>| text.is_some_and(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_err());
-    for row in client.query(&statement, &[&ids]).await.or_store_error()? {
+    let wanted = [ints(ids, |id| *id)];
+    for row in query(client, TEXTS, &wanted).await? {
         let damage = damages.entry(InstanceId(row.get(0))).or_default();
         (damage.params, damage.placement) = (is_damaged(row.get(1)), is_damaged(row.get(2)));
     }
-    let statement = client.prepare_cached(FANOUTS).await.or_store_error()?;
-    for row in client.query(&statement, &[&ids]).await.or_store_error()? {
+    for row in query(client, FANOUTS, &wanted).await? {
         let is_readable = rows::fanout(&mut Columns::new(&row)).is_ok();
         damages.entry(InstanceId(row.get(0))).or_default().fanout = !is_readable;
     }

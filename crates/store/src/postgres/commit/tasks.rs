@@ -24,7 +24,7 @@ pub(in crate::postgres) const INSERT_FANOUTS: &str = concat!(
               unnest($11::bigint[]) AS stopped, unnest($12::bigint[]) AS next_task,
               unnest($13::bigint[]) AS next_waiting, unnest($14::bigint[]) AS rate_milli,
               unnest($15::text[]) AS targets, unnest($16::bigint[]) AS base_id) AS n
-          WHERE EXISTS (SELECT 1 FROM instance WHERE instance.id = n.instance_id)
+          WHERE (SELECT o.id FROM instance o WHERE o.id = n.instance_id) IS NOT NULL
           RETURNING 1)",
     exactly!("$1")
 );
