@@ -203,7 +203,7 @@ async fn round(args: &ClusterArgs, servers: &[(Process, Client)], directory: &Pa
     let mut workers = Vec::new();
     for (number, (app, token)) in apps.iter().enumerate() {
         for worker in 0..2 {
-            let port = servers[(number + worker) % servers.len()].1.address().to_string();
+            let port = servers[(number + worker) % servers.len()].1.addresses()[0].to_string();
             let mut command = Command::new(std::env::current_exe()?);
             command
                 .args(["worker", "--server", &port, "--app", app, "--name", &format!("w{worker}")])
