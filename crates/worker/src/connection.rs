@@ -235,7 +235,8 @@ async fn open(
     let Some(v1::ToWorker { message: Some(to_worker::Message::Welcome(welcome)) }) = first else {
         return Err(unreachable("the session did not begin with a welcome"));
     };
-    let refused = |error: pendula_wire::WireError| Failed::Refused { server: server.to_owned(), why: error.to_string() };
+    let refused =
+        |error: pendula_wire::WireError| Failed::Refused { server: server.to_owned(), why: error.to_string() };
     let terms = welcome.terms().map_err(refused)?;
     Ok((outgoing, incoming, welcome, terms))
 }
