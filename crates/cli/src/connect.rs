@@ -1,21 +1,24 @@
 //! Which server, which token, which app: from flags, environment and profile.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use pendula_client::{Client, parse_address};
+use pendula_client::{Client, ClientBuilder, parse_addresses};
 
 use crate::failure::{Failure, Outcome};
 use crate::profiles::{self, Profiles};
 
 /// Address of a server that nobody named: what `pendula dev` and `pendula server` listen on.
 const DEFAULT_SERVER: &str = "http://127.0.0.1:7700";
+/// How long a command waits for another server to take over from one that crashed.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How to reach the server. The token comes from PENDULA_TOKEN, --token-file or the profile.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Connection")]
 pub struct ConnectArgs {
-    /// Address of the server [default: the profile's, else http://127.0.0.1:7700]
-    #[arg(long, global = true, env = "PENDULA_SERVER", value_name = "URL", hide_env_values = true)]
+    /// Address of the server, or of several, any of which will do [default: the profile's, else http://127.0.0.1:7700]
+    #[arg(long, global = true, env = "PENDULA_SERVER", value_name = "URL[,URL...]", hide_env_values = true)]
     pub server: Option<String>,
     /// File that holds the token and nothing else
     #[arg(long, global = true, env = "PENDULA_TOKEN_FILE", value_name = "FILE", hide_env_values = true)]
@@ -39,6 +42,7 @@ pub struct AppArg {
 /// What the flags, the environment and the profile come to.
 #[derive(Clone)]
 pub struct Target {
+    /// One address, or several separated by commas.
     pub server: String,
     pub token: Option<String>,
     /// Whether the token is the profile's.
@@ -61,18 +65,19 @@ impl ConnectArgs {
         let path = profiles::path()?;
         let saved = Profiles::load(&path)?;
         let profile = saved.choose(self.profile.as_deref())?;
-        let address = |text: &str| {
-            parse_address(text).map_err(|error| {
+        let addresses = |text: &str| {
+            parse_addresses(text).map_err(|error| {
                 Failure::usage(format!("server address (--server, PENDULA_SERVER or profile): {error}"))
             })
         };
-        let named = self.server.as_deref().map(address).transpose()?;
-        let saved_address = profile.map(|(_, profile)| address(&profile.server)).transpose()?;
-        // A saved token is shown to the server that it was saved for and to no other, whatever address is typed.
-        let profile = profile.filter(|_| named.is_none() || named == saved_address);
-        let server = match named.or(saved_address) {
-            Some(server) => server,
-            None => address(DEFAULT_SERVER)?,
+        let named = self.server.as_deref().map(addresses).transpose()?;
+        let saved_for = profile.map(|(_, profile)| addresses(&profile.server)).transpose()?;
+        // A saved token is shown to the servers that it was saved for and to no other, whatever address is typed.
+        let knows = |server| saved_for.as_ref().is_some_and(|saved_for| saved_for.contains(server));
+        let profile = profile.filter(|_| named.as_ref().is_none_or(|named| named.iter().all(knows)));
+        let servers = match named.or(saved_for) {
+            Some(servers) => servers,
+            None => addresses(DEFAULT_SERVER)?,
         };
         let ca = self.ca.as_ref().or(profile.and_then(|(_, profile)| profile.ca.as_ref()));
         let authority = ca
@@ -87,7 +92,7 @@ impl ConnectArgs {
             (None, None) => "no profile".to_owned(),
         };
         Ok(Target {
-            server: server.as_str().trim_end_matches('/').to_owned(),
+            server: list(&servers),
             token_is_saved: token.is_none(),
             token: token.or_else(|| profile.map(|(_, profile)| profile.token.clone())),
             app: profile.and_then(|(_, profile)| profile.app.clone()),
@@ -103,12 +108,17 @@ impl ConnectArgs {
             return Err(Failure::usage(format!("no token for {}", target.server))
                 .hint("`pendula login --server URL` saves one, PENDULA_TOKEN or --token-file give one,\n`pendula dev` starts a server of your own and logs you in"));
         }
-        Ok(Session { client: target.client()?, default_app: target.app })
+        Ok(Session { client: target.builder().patience(PATIENCE).build()?, default_app: target.app })
     }
 }
 
 impl Target {
+    /// A client that says at once what is wrong.
     pub fn client(&self) -> Outcome<Client> {
+        Ok(self.builder().build()?)
+    }
+
+    fn builder(&self) -> ClientBuilder {
         let mut builder = Client::builder(&self.server);
         if let Some(token) = &self.token {
             builder = builder.token(token);
@@ -116,8 +126,14 @@ impl Target {
         if let Some(pem) = &self.authority {
             builder = builder.authority(pem.clone());
         }
-        Ok(builder.build()?)
+        builder
     }
+}
+
+/// Addresses as people write them.
+pub fn list(servers: &[impl AsRef<str>]) -> String {
+    let servers: Vec<_> = servers.iter().map(|server| server.as_ref().trim_end_matches('/')).collect();
+    servers.join(",")
 }
 
 /// A client and the app that its profile names.

@@ -23,6 +23,7 @@ pub struct Profiles {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
+    /// One address, or several separated by commas.
     pub server: String,
     pub token: String,
     /// The app that commands mean when none is named.

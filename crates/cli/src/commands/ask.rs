@@ -1,6 +1,8 @@
-//! Questions before something is lost.
+//! Questions before something is lost, and keys so that nothing is done twice.
 
 use std::io::{BufRead, IsTerminal, Write};
+
+use rand::distr::{Alphanumeric, SampleString};
 
 use crate::failure::{Failure, Outcome};
 
@@ -24,4 +26,9 @@ pub(super) fn confirm(question: &str, yes: bool) -> Outcome {
     } else {
         Err(Failure::refused("not done"))
     }
+}
+
+/// A key of our own for a run, by which the server knows the request again when it is repeated.
+pub(super) fn random_key() -> String {
+    format!("cli-{}", Alphanumeric.sample_string(&mut rand::rng(), 24))
 }

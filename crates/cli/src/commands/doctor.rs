@@ -9,7 +9,7 @@ use pendula_model::api::{StatusView, TokenKind};
 use serde::Serialize;
 
 use super::token::kind_word;
-use crate::connect::ConnectArgs;
+use crate::connect::{ConnectArgs, Target};
 use crate::definitions::now;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Screen, Shade, Table, span};
@@ -18,6 +18,7 @@ const EXAMPLES: &str = "\
 Examples:
   pendula doctor
   pendula doctor --server https://pendula.example:7700 --output json
+  pendula doctor --server http://server1:7700,http://server2:7700
 
 The exit code is 0 when nothing failed (warnings are no failure), 3 when a check failed and
 4 when no server answered.";
@@ -79,7 +80,7 @@ pub async fn run(args: Args, screen: Screen) -> Outcome {
     let mut report = Report::default();
     report.ok("settings", format!("{}, from {}", target.server, target.origin));
     let client = target.client()?;
-    if reachable(&client, &mut report).await {
+    if reachable(&target, &mut report).await? {
         readiness(&client, &mut report).await;
         if target.token.is_none() {
             report.add("token", Verdict::Failed, "none; `pendula login --server URL`, PENDULA_TOKEN or --token-file");
@@ -103,19 +104,27 @@ async fn within<T>(answer: impl Future<Output = Result<T, ClientError>>) -> Resu
     }
 }
 
-async fn reachable(client: &Client, report: &mut Report) -> bool {
-    let begin = Instant::now();
-    match within(client.livez()).await {
-        Ok(()) => {
-            report.ok("listener", format!("answers in {}", span(begin.elapsed())));
-            true
-        }
-        Err(why) => {
-            report.failed("listener", why);
-            report.unreachable = true;
-            false
+/// Asks each address. Of several one is enough, but somebody counts on the others.
+async fn reachable(target: &Target, report: &mut Report) -> Outcome<bool> {
+    let mut answers = Vec::new();
+    for server in target.server.split(',') {
+        let client = Target { server: server.to_owned(), ..target.clone() }.client()?;
+        let begin = Instant::now();
+        let answer = within(client.livez()).await.map(|()| format!("answers in {}", span(begin.elapsed())));
+        answers.push((server, answer));
+    }
+    let is_reached = answers.iter().any(|(_, answer)| answer.is_ok());
+    let is_one = answers.len() == 1;
+    for (server, answer) in answers {
+        match answer {
+            Ok(detail) if is_one => report.ok("listener", detail),
+            Ok(detail) => report.ok("listener", format!("{server} {detail}")),
+            Err(why) if is_reached => report.add("listener", Verdict::Warning, why),
+            Err(why) => report.failed("listener", why),
         }
     }
+    report.unreachable = !is_reached;
+    Ok(is_reached)
 }
 
 async fn readiness(client: &Client, report: &mut Report) {

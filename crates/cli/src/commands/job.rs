@@ -3,16 +3,15 @@
 use std::time::Duration;
 
 use clap::Subcommand;
-use pendula_client::{Client, ClientError, InstanceFilter, RunKey};
-use pendula_model::api::{JobView, RunJob, RunResult};
+use pendula_client::{Client, InstanceFilter, RunKey};
+use pendula_model::api::{JobView, RunJob};
 use pendula_model::{InstanceId, Timestamp, duration};
-use rand::distr::{Alphanumeric, SampleString};
 use serde_json::{Map, Value};
 
-use super::ask::confirm;
+use super::ask::{confirm, random_key};
 use super::instance::instance_table;
 use super::moment::{parse_duration, parse_time};
-use super::watch::wait;
+use super::watch::{find, wait};
 use crate::connect::{AppArg, ConnectArgs};
 use crate::definitions::now;
 use crate::failure::{Failure, Outcome};
@@ -230,16 +229,15 @@ async fn run_job(screen: &Screen, client: &Client, app: &str, args: RunArgs) -> 
         idempotency_key: None,
     };
     // A key of our own lets us repeat the request when its answer was lost.
-    let key =
-        args.idempotency_key.unwrap_or_else(|| format!("cli-{}", Alphanumeric.sample_string(&mut rand::rng(), 24)));
-    let result = submit(client, app, &args.job, &run, &key).await?;
+    let key = args.idempotency_key.unwrap_or_else(random_key);
+    let result = client.job_run(app, &args.job, &run, RunKey::Given(&key)).await?;
     let id = result.instance.ok_or_else(|| Failure::refused("the server made no instance"))?;
     if !args.wait {
         return screen.show(&result, |screen| announce(screen, &args.job, id, result.created));
     }
     let ended = wait(screen, client, id).await?;
     if !screen.is_table() {
-        screen.document(&client.instance_fetch(id).await?)?;
+        screen.document(&find(client, id).await?)?;
     }
     ended.verdict(screen, id, None)
 }
@@ -249,20 +247,6 @@ fn announce(screen: &Screen, job: &str, id: InstanceId, created: bool) -> Outcom
         screen.line(format!("instance {id} of {job}\n  follow it: pendula instance logs -f {id}"))
     } else {
         screen.line(format!("instance {id} of {job}: the idempotency key was used before, this is that run"))
-    }
-}
-
-/// Sends a run, again and again while it is unclear whether the server has it: the key keeps it one run.
-async fn submit(client: &Client, app: &str, job: &str, run: &RunJob, key: &str) -> Result<RunResult, ClientError> {
-    let mut pause = Duration::from_millis(200);
-    loop {
-        match client.job_run(app, job, run, RunKey::Given(key)).await {
-            Err(ClientError::Unreachable { maybe_sent: true, .. }) if pause < Duration::from_secs(10) => {
-                tokio::time::sleep(pause).await;
-                pause *= 2;
-            }
-            result => return result,
-        }
     }
 }
 

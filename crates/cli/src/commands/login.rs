@@ -3,12 +3,12 @@
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
-use pendula_client::parse_address;
+use pendula_client::parse_addresses;
 use pendula_model::api::WhoAmI;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use super::token::kind_word;
-use crate::connect::{Target, read_token, token_from_environment};
+use crate::connect::{Target, list as listed, read_token, token_from_environment};
 use crate::failure::{Failure, Outcome};
 use crate::output::{Screen, Shade, Table};
 use crate::profiles::{self, Profile, Profiles};
@@ -17,6 +17,7 @@ const EXAMPLES: &str = "\
 Examples:
   pendula login --server https://pendula.example:7700          asks for the token
   pendula login prod --server https://pendula.example:7700 --token-file token.txt
+  pendula login prod --server https://server1.example:7700,https://server2.example:7700
   pendula login prod                                           use it from now on
   pendula login --list
   pendula login prod --forget
@@ -29,8 +30,8 @@ Profiles are kept in ~/.config/pendula/config.toml, readable by you alone.";
 pub struct Args {
     /// Name of the profile [default: default]
     name: Option<String>,
-    /// Address of the server; without it, an existing profile is switched to
-    #[arg(long, short, value_name = "URL")]
+    /// Address of the server, or of several; without it, an existing profile is switched to
+    #[arg(long, short, value_name = "URL[,URL...]")]
     server: Option<String>,
     /// File that holds the token, - for standard input [default: PENDULA_TOKEN, else asks]
     #[arg(long, value_name = "FILE")]
@@ -85,7 +86,7 @@ pub async fn run(args: Args, screen: Screen) -> Outcome {
 
 /// Asks the server who the token is before anything is saved.
 async fn sign_in(args: &Args, server: &str) -> Outcome<(String, Profile, WhoAmI)> {
-    let server = parse_address(server)?.as_str().trim_end_matches('/').to_owned();
+    let server = listed(&parse_addresses(server)?);
     let token = match &args.token_file {
         Some(file) => read_token(file)?,
         None => match token_from_environment()? {

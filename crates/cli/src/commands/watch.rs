@@ -1,11 +1,11 @@
 //! An instance watched until it ends: its log on standard output, what happens to it on standard error.
 
 use std::io::IsTerminal;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use pendula_client::{Client, FollowOptions, TaskFilter};
-use pendula_model::api::{LogEvent, TasksView};
+use pendula_model::api::{InstanceView, LogEvent, TasksView};
 use pendula_model::instance::{InstanceState, TaskState};
 use pendula_model::{InstanceId, TaskId};
 
@@ -17,6 +17,9 @@ use crate::output::{Screen, Table, count, progress_line, state_shade};
 pub(super) const CUT_OFF: &str = "the log is cut off here: the worker vanished with the rest";
 /// Tasks that are named when it is summed up what did not succeed.
 const SUMMED_UP: u32 = 10;
+/// How long a server may be away between two requests of one command.
+const RETURN: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// How an instance, or the task that was followed, ended.
 pub(super) struct Ended {
@@ -35,12 +38,23 @@ pub(super) async fn watch(screen: &Screen, client: &Client, id: InstanceId, opti
 /// Waits for the end of an instance: with its log, or with a progress bar where the logs of many tasks would flood the
 /// screen, and then with what did not succeed.
 pub(super) async fn wait(screen: &Screen, client: &Client, id: InstanceId) -> Outcome<Ended> {
-    if client.instance_fetch(id).await?.mode == "standalone" {
+    if find(client, id).await?.mode == "standalone" {
         return watch(screen, client, id, FollowOptions::default()).await;
     }
     let ended = progress(screen, client, id, Lines::Error).await?;
     sum_up(screen, client, id).await?;
     Ok(ended)
+}
+
+/// An instance that was there a moment ago, from whichever server comes back.
+pub(super) async fn find(client: &Client, id: InstanceId) -> Outcome<InstanceView> {
+    let give_up = Instant::now() + RETURN;
+    loop {
+        match client.instance_fetch(id).await {
+            Err(error) if error.is_retryable() && Instant::now() < give_up => tokio::time::sleep(LOOK_AGAIN).await,
+            result => return Ok(result?),
+        }
+    }
 }
 
 /// Shows how far an instance is until it ends, without its log.
@@ -82,7 +96,7 @@ async fn follow(client: &Client, id: InstanceId, options: FollowOptions, mut nar
 
 /// Names the first tasks that did not succeed, on standard error.
 async fn sum_up(screen: &Screen, client: &Client, id: InstanceId) -> Outcome {
-    let Some(TasksView { counts, .. }) = client.instance_fetch(id).await?.tasks else { return Ok(()) };
+    let Some(TasksView { counts, .. }) = find(client, id).await?.tasks else { return Ok(()) };
     let unsuccessful = counts.failed + counts.lost;
     if unsuccessful == 0 || !screen.is_table() {
         return Ok(());

@@ -21,6 +21,7 @@ const EXAMPLES: &str = "\
 Examples:
   export PENDULA_TOKEN=$(pendula token create w1 --kind worker --app demo --quiet)
   pendula worker --server http://pendula.example:7700 --app demo
+  pendula worker --server http://server1:7700,http://server2:7700 --app demo
   pendula worker --app demo --slots 32 --label zone=a --label gpu=no
   pendula worker --app demo --processors http --egress-allow 10.1.0.0/16
   pendula worker list --app demo

@@ -202,8 +202,10 @@ async fn tokens_and_apps_are_managed_and_a_login_is_kept() {
             .expect("an address")
             .to_owned();
         let other = Pendula::new();
-        let login = other.run_with_input(&["login", "ci", "--server", &server, "--token-file", "-"], &secret);
+        let servers = format!("http://127.0.0.1:1,{server}");
+        let login = other.run_with_input(&["login", "ci", "--server", &servers, "--token-file", "-"], &secret);
         assert_eq!(login.code, 0, "{}", login.err);
+        assert!(other.ok(&["login", "--list"]).contains(&servers));
         assert!(other.ok(&["job", "list"]).contains("shell: ls"));
         assert_eq!(other.run(&["token", "list"]).code, 3);
         let id = pendula

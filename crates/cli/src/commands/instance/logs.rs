@@ -31,6 +31,8 @@ pub struct LogArgs {
 pub(super) async fn logs(screen: &Screen, client: &Client, args: LogArgs) -> Outcome {
     let LogArgs { id, task, follow, attempt, tail } = args;
     if follow {
+        // Following waits for a server that restarts; one that is not there at all is told of at once.
+        client.instance_fetch(id).await?;
         let options = FollowOptions { task, attempt, tail, ..FollowOptions::default() };
         return watch(screen, client, id, options).await?.verdict(screen, id, task);
     }

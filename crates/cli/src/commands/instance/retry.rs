@@ -3,6 +3,7 @@
 use pendula_client::{Client, RunKey};
 use pendula_model::{InstanceId, TaskId};
 
+use crate::commands::ask::random_key;
 use crate::commands::watch::wait;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Screen, count};
@@ -14,9 +15,10 @@ pub(super) async fn retry(
     only_unsuccessful: bool,
     waits: bool,
 ) -> Outcome {
+    let key = random_key();
     let result = match only_unsuccessful {
-        true => client.instance_retry_unsuccessful(id, RunKey::Random).await?,
-        false => client.instance_retry(id, RunKey::Random).await?,
+        true => client.instance_retry_unsuccessful(id, RunKey::Given(&key)).await?,
+        false => client.instance_retry(id, RunKey::Given(&key)).await?,
     };
     let again = result.instance.ok_or_else(|| Failure::refused("the server made no instance"))?;
     if !waits {

@@ -99,6 +99,8 @@ pub(super) async fn show(screen: &Screen, client: &Client, id: InstanceId) -> Ou
 
 /// Watches an instance until it ends, and shows it then.
 pub(super) async fn follow(screen: &Screen, client: &Client, id: InstanceId) -> Outcome {
+    // Following waits for a server that restarts; one that is not there at all is told of at once.
+    client.instance_fetch(id).await?;
     let ended = progress(screen, client, id, Lines::Out).await?;
     show(screen, client, id).await?;
     ended.verdict(screen, id, None)
