@@ -8,6 +8,7 @@ mod access;
 mod cluster;
 mod commit;
 mod connect;
+mod copy;
 mod error;
 mod flight;
 mod groups;
@@ -46,6 +47,7 @@ use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, Task
 use tokio::time::Instant;
 
 use self::connect::{Lane, Limits};
+pub use self::copy::{CopyProgress, CopyReport, copy};
 use self::error::OrStoreError;
 pub use self::logs::PostgresLogStore;
 pub use self::plan::{MigrationPlan, MigrationState, MigrationStep, migration_apply, migration_plan};
@@ -284,7 +286,8 @@ impl Store for PostgresStore {
         let client = self.upkeep.get().await?;
         let applied = migrate::look(&client).await?;
         let schema = open::known_schema(applied.applied())?;
-        let faults = verify::faults(&client, schema).await?;
+        let mut faults = verify::settings(&client).await?.faults;
+        faults.extend(verify::faults(&client, schema).await?);
         if faults.is_empty() {
             self.forget_repaired(&client).await;
         }
