@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    app, apply, cluster, completions, config, dev, diff, doctor, export, import, instance, job, login, server, token,
-    version, worker,
+    app, apply, cluster, completions, config, copy, dev, diff, doctor, export, import, instance, job, login, migrate,
+    server, token, version, worker,
 };
 use crate::failure::Outcome;
 use crate::output::{Format, Screen};
@@ -62,6 +62,8 @@ enum Command {
     Import(import::Args),
     Doctor(doctor::Args),
     Config(config::Args),
+    Migrate(migrate::Args),
+    Copy(copy::Args),
     Bench(crate::bench::BenchArgs),
     Version(version::Args),
     Completions(completions::Args),
@@ -86,6 +88,8 @@ impl Cli {
             Command::Import(args) => import::run(args, screen).await,
             Command::Doctor(args) => doctor::run(args, screen).await,
             Command::Config(args) => config::run(args, screen),
+            Command::Migrate(args) => migrate::run(args, screen).await,
+            Command::Copy(args) => copy::run(args, screen).await,
             Command::Bench(args) => crate::bench::run(args, screen).await,
             Command::Version(args) => version::run(args, screen).await,
             Command::Completions(args) => completions::run(args, screen),

@@ -1,6 +1,6 @@
 //! What must hold of a change by itself, whatever is stored already.
 //!
-//! Both stores ask here before they look at any row, so that they refuse alike; the database's `CHECK`s repeat it for
+//! All stores ask here before they look at any row, so that they refuse alike; the database's `CHECK`s repeat it for
 //! whoever writes past us.
 
 use pendula_model::change::Change;

@@ -1,8 +1,9 @@
 //! The storage port: what the server needs kept, as verbs of the domain, and its implementations.
 //!
 //! Writes that a partition decided are data ([`pendula_model::change::Change`]) and go through [`Store::commit`], all or none, under the epoch
-//! of the partition's lease. Reads are named after the question they answer. [`MemoryStore`] and [`SqliteStore`] pass
-//! one suite (`conformance`), which is why what the simulator shows on the first holds for the second.
+//! of the partition's lease. Reads are named after the question they answer. [`MemoryStore`], [`SqliteStore`] and
+//! [`PostgresStore`] pass one suite (`conformance`), which is why what the simulator shows on the first holds for the
+//! others. What several servers on one store need of it is [`Cluster`].
 
 mod cluster;
 pub mod conformance;

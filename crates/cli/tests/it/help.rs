@@ -17,6 +17,8 @@ const COMMANDS: &[&str] = &[
     "import crontab",
     "doctor",
     "config",
+    "migrate",
+    "copy",
     "completions",
     "job run",
     "instance tasks",

@@ -9,7 +9,7 @@ use crate::command::{Pendula, done};
 use crate::live::ADMIN;
 
 /// A child that does not outlive its test.
-struct Killed(Child);
+pub struct Killed(Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
@@ -18,7 +18,7 @@ impl Drop for Killed {
     }
 }
 
-fn serve(pendula: &Pendula, address: SocketAddr) -> Killed {
+pub fn serve(pendula: &Pendula, address: SocketAddr) -> Killed {
     let data = format!("sqlite:{}", pendula.home().join("data").display());
     let mut command = pendula.command(&["server", "--listen", &address.to_string(), "--database", &data]);
     let child = command

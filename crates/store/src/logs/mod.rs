@@ -31,7 +31,7 @@ use crate::sqlite::{CommitObserver, Synchronous, Tuning, open_reader, open_write
 /// The file's name in the data directory.
 pub(crate) const FILE: &str = "logs.db";
 
-const LOGS: Schema = Schema {
+pub(crate) const LOGS: Schema = Schema {
     file: FILE,
     application_id: 0x504e_4c47, // "PNLG"
     migrations: &[Migration { number: 1, name: "initial", sql: include_str!("migrations/0001_initial.sql") }],

@@ -2,6 +2,9 @@
 //!
 //! Nothing here has to be repeated when the database was away: whoever asks a [`Lane`] for a connection gets a new one as
 //! soon as there is a primary again.
+//!
+//! A connection is a session with settings and prepared statements of its own. A proxy in between must leave it that (pool
+//! by session, not by transaction or statement).
 
 use std::fmt;
 use std::future::Future;

@@ -263,3 +263,6 @@ fn bytes(instance: &Instance) -> usize {
         + text(&instance.message)
         + instance.result.as_ref().map_or(0, result)
 }
+
+#[cfg(test)]
+mod tests;

@@ -49,8 +49,9 @@ pub(super) const REVISIONS: &str = "
         (SELECT r.spec FROM job_revision r WHERE r.job_id = n.job_id AND r.revision = n.revision) AS spec
     FROM (SELECT unnest($1::bigint[]) AS job_id, unnest($2::bigint[]) AS revision) AS n";
 
-/// Each partition remembers the largest id that was written in it. The other tables are asked for what came past it:
-/// tokens belong to no partition, and whoever fills a store from another one writes rows only. Primary keys.
+/// Each partition remembers the largest id that was written in it, which is cheaper to ask for than the end of a table
+/// whose newest rows are the first to go. The others are asked all the same; tokens belong to no partition. Whoever fills a
+/// store with rows of another one sets `last_deleted_id` to the largest of them.
 pub(super) const LAST_ID: &str = "
     SELECT GREATEST(
         (SELECT max(last_id) FROM partition),

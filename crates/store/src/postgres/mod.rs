@@ -8,6 +8,7 @@ mod access;
 mod cluster;
 mod commit;
 mod connect;
+mod copy;
 mod error;
 mod flight;
 mod groups;
@@ -46,6 +47,7 @@ use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, Task
 use tokio::time::Instant;
 
 use self::connect::{Lane, Limits};
+pub use self::copy::{CopyProgress, CopyReport, copy};
 use self::error::OrStoreError;
 pub use self::logs::PostgresLogStore;
 pub use self::plan::{MigrationPlan, MigrationState, MigrationStep, migration_apply, migration_plan};
@@ -78,6 +80,12 @@ impl Default for Options {
 /// never wait for a claim.
 const LEASES: usize = 4;
 
+/// Connections for reading whole partitions: a server that takes over many reads so many at a time.
+const LOADS: usize = 4;
+
+/// A partition may have a million instances under way, and more tasks.
+const LOAD: Duration = Duration::from_secs(300);
+
 /// Connections for what may take long and nobody waits for: pruning, and the check of the schema.
 const UPKEEP: usize = 2;
 
@@ -99,6 +107,7 @@ pub struct PostgresStore {
     commits: Lane,
     reads: Lane,
     leases: Lane,
+    loads: Lane,
     upkeep: Lane,
 }
 
@@ -122,6 +131,7 @@ impl PostgresStore {
             commits: database.lane(options.commits.max(1), Limits { statement: COMMIT, ..limits }),
             reads: database.lane(options.reads.max(1), limits),
             leases: database.lane(LEASES, limits),
+            loads: database.lane(LOADS, Limits { statement: LOAD, ..limits }),
             upkeep: database.lane(UPKEEP, limits),
         })
     }
@@ -146,7 +156,8 @@ impl Store for PostgresStore {
     }
 
     async fn partition_load(&self, partition: PartitionId) -> Result<Snapshot, StoreError> {
-        self.ask(async |client| load::load(client, partition, &self.unreadable).await).await
+        let load = async |client: &mut Object| load::load(client, partition, &self.unreadable).await;
+        read::within(&self.loads, LOAD, load).await
     }
 
     async fn commit(&self, batch: Batch) -> Result<(), StoreError> {
@@ -275,7 +286,8 @@ impl Store for PostgresStore {
         let client = self.upkeep.get().await?;
         let applied = migrate::look(&client).await?;
         let schema = open::known_schema(applied.applied())?;
-        let faults = verify::faults(&client, schema).await?;
+        let mut faults = verify::settings(&client).await?.faults;
+        faults.extend(verify::faults(&client, schema).await?);
         if faults.is_empty() {
             self.forget_repaired(&client).await;
         }

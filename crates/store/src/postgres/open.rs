@@ -1,9 +1,13 @@
 //! Before the first question: whether the database can be used, its schema, its guards.
 
 use super::connect::{Database, Limits};
+use super::error::OrStoreError;
 use super::migrate::{self, Contents, Extent, MIGRATIONS};
 use super::{seed, verify};
 use crate::port::StoreError;
+
+/// The row of `meta` that is there while a copy is not complete.
+pub(super) const UNFINISHED_COPY: &str = "unfinished_copy";
 
 /// A database that may be used.
 pub(super) struct Opened {
@@ -44,6 +48,12 @@ pub(super) async fn open(url: &str, partitions: u16, migrate: bool) -> Result<Op
     if !faults.is_empty() {
         let why = format!("{}; refusing to run unguarded: restore a backup", faults.join("; "));
         return Err(StoreError::Corrupt { why });
+    }
+    let sql = "SELECT EXISTS (SELECT 1 FROM meta WHERE key = $1)";
+    if session.query_one(sql, &[&UNFINISHED_COPY]).await.or_store_error()?.get(0) {
+        return Err(StoreError::Refused(format!(
+            "the database {database} holds a copy that is not complete: wait for it, or run `pendula copy` again"
+        )));
     }
     let partitions = seed::stored_partitions(&session).await?;
     let lost = || StoreError::Corrupt { why: "the row `partitions` of `meta` is missing or wrong".to_owned() };

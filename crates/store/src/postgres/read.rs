@@ -42,19 +42,22 @@ fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<Option<T>, Unr
 
 /// Does some work with a connection of a lane, within a time that nothing should take. A database that says nothing for so
 /// long although the connection stands is not waited for any longer: its place may have been taken meanwhile.
+///
+/// A connection by which the database could not do as asked is not used again: it may lead to one that was the primary.
 pub(super) async fn within<T>(
     lane: &Lane,
     deadline: Duration,
     work: impl AsyncFnOnce(&mut Object) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
     let mut client = lane.get().await?;
-    if let Ok(outcome) = tokio::time::timeout(deadline, work(&mut client)).await {
-        return outcome;
+    let outcome = tokio::time::timeout(deadline, work(&mut client)).await.unwrap_or_else(|_| {
+        let why = format!("the database has said nothing for {} s: it is stuck, or far away", deadline.as_secs());
+        Err(StoreError::Unavailable { why })
+    });
+    if matches!(outcome, Err(StoreError::Unavailable { .. })) {
+        drop(Object::take(client));
     }
-    // It is in the middle of something: nobody else should wait for that.
-    drop(Object::take(client));
-    let why = format!("the database has said nothing for {} s: it is stuck, or far away", deadline.as_secs());
-    Err(StoreError::Unavailable { why })
+    outcome
 }
 
 /// A statement for these values. The database is asked only the first time on a connection.

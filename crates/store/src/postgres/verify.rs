@@ -96,6 +96,13 @@ fn pattern(schema: u32, is_meant: impl Fn(&str) -> bool) -> Vec<(&'static str, &
     things.filter(|(thing, _)| is_meant(table_of(thing))).collect()
 }
 
+/// `table.column` for all that this version's schema has.
+#[cfg(test)]
+pub(super) fn columns() -> impl Iterator<Item = &'static str> {
+    let newest = PATTERNS.len() as u32;
+    pattern(newest, |_| true).into_iter().filter_map(|(thing, _)| thing.strip_prefix("column "))
+}
+
 /// The table that a thing is, or is part of.
 fn table_of(thing: &str) -> &str {
     thing.split([' ', '.']).nth(1).unwrap_or_default()

@@ -41,6 +41,11 @@ pub(super) const LAST_ID: &str = "
         CAST(value AS INTEGER))
     FROM meta WHERE key = 'last_deleted_id'";
 
+/// The largest id that was ever given out.
+pub(crate) fn last_id(db: &Connection) -> Result<i64, StoreError> {
+    db.prepare_cached(LAST_ID).and_then(|mut statement| statement.query_row([], |row| row.get(0))).or_store_error()
+}
+
 /// Reads the snapshot in one transaction.
 pub(super) fn load(
     db: &mut Connection,
@@ -49,7 +54,7 @@ pub(super) fn load(
 ) -> Result<Snapshot, StoreError> {
     let transaction = db.transaction().or_store_error()?;
     let db: &Connection = &transaction;
-    let last_id = db.prepare_cached(LAST_ID).and_then(|mut s| s.query_row([], |row| row.get(0))).or_store_error()?;
+    let last_id = last_id(db)?;
     let apps = unreadable.read_all(db, Kind::App, APPS_OF_PARTITION, [partition.0], usize::MAX, rows::app)?;
     let mut snapshot = Snapshot {
         partition,

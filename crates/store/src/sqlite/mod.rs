@@ -10,8 +10,8 @@ pub(crate) mod error;
 mod instances;
 mod jobs;
 mod load;
-mod lock;
-mod open;
+pub(crate) mod lock;
+pub(crate) mod open;
 #[cfg(test)]
 mod plans;
 mod prune;
@@ -38,6 +38,7 @@ use pendula_model::{AppId, Epoch, InstanceId, JobId, PartitionId, Revision, Task
 use rusqlite::{Connection, params};
 
 use self::error::OrStoreError;
+pub(crate) use self::load::last_id;
 use self::lock::DirectoryLock;
 use self::open::STATE;
 pub use self::open::Synchronous;

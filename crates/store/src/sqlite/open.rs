@@ -13,7 +13,7 @@ use super::schema::{Migration, Schema};
 use crate::port::StoreError;
 
 /// The state of the installation.
-pub(super) const STATE: Schema = Schema {
+pub(crate) const STATE: Schema = Schema {
     file: "state.db",
     application_id: 0x504e_444c, // "PNDL"
     migrations: &[
@@ -133,7 +133,7 @@ pub(super) fn seed(db: &Connection, partitions: u16, now: Timestamp) -> Result<(
 }
 
 /// The number of partitions that the file was made with.
-pub(super) fn stored_partitions(db: &Connection) -> Result<u16, StoreError> {
+pub(crate) fn stored_partitions(db: &Connection) -> Result<u16, StoreError> {
     let sql = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'partitions'";
     let stored = db.query_row(sql, [], |row| row.get::<_, i64>(0)).or_store_error();
     match stored.map(u16::try_from) {
@@ -146,7 +146,7 @@ pub(super) fn stored_partitions(db: &Connection) -> Result<u16, StoreError> {
 }
 
 /// What is missing or altered in the file; see [`Schema::faults`].
-pub(super) fn faults(db: &Connection) -> Result<Vec<String>, StoreError> {
+pub(crate) fn faults(db: &Connection) -> Result<Vec<String>, StoreError> {
     let mut faults = STATE.faults(db)?;
     if !faults.is_empty() {
         // Without tables there are no rows to ask for.

@@ -223,7 +223,8 @@ fn outcome(result: Result<(), StoreError>) -> &'static str {
     }
 }
 
-async fn dump(store: &dyn Store) -> String {
+/// All that the port shows of these histories.
+pub async fn dump(store: &dyn Store) -> String {
     let instances = InstanceFilter { limit: 100, ..InstanceFilter::default() };
     let instances = store.instances(instances).await.unwrap().items;
     let mut text = format!("{:?}\n{:?}\n", store.apps().await.unwrap(), store.partition_load(HOME).await.unwrap());
@@ -339,6 +340,25 @@ async fn compare_long(postgres: &dyn Store, batches: Vec<(bool, Vec<Step>)>) {
             assert_eq!(postgres.prune(now, 2).await.unwrap(), gone);
         }
         assert_eq!(dump(postgres).await, dump(&memory).await, "after {changes:?}");
+    }
+}
+
+/// Fills a new store with what so many random steps leave, each accepted or not. The same for each store.
+pub async fn fill(store: &dyn Store, steps: u64) {
+    let memory = MemoryStore::new(8);
+    begin(&[store, &memory]).await;
+    let mut state = 1_u64;
+    // Splitmix.
+    let mut next = |below: u64| {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) % below) as u8
+    };
+    for _ in 0..steps {
+        let change = change(&memory, (next(27), next(20), next(4), next(4), next(4)));
+        let theirs = commit(&memory, std::slice::from_ref(&change)).await;
+        assert_eq!(commit(store, &[change]).await, theirs);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The stores from outside.
 
 mod conformance;
+mod copy;
 mod damage;
 mod differential;
 mod durability;

@@ -209,6 +209,31 @@ async fn a_database_that_went_away_is_found_again() {
     assert_eq!(store.partition_load(HOME).await.unwrap().instances.len(), 3);
 }
 
+/// As one becomes whose place another has taken: sessions stay, and writes are refused.
+#[tokio::test]
+async fn a_database_that_takes_no_writes_is_one_that_is_away() {
+    let server = Postgres::start();
+    let store = open(&server.database()).await;
+    let mut owner = Owner::new(&*store).await;
+    let job = owner.job(&*store, "job").await;
+    let batch = Batch { partition: HOME, epoch: owner.epoch, number: 1, changes: vec![inserted(&owner.running(&job))] };
+    store.join(&seat(1), TTL).await.unwrap();
+    server.query("postgres", "ALTER SYSTEM SET default_transaction_read_only = on");
+    server.query("postgres", "SELECT pg_reload_conf()");
+    let renewal = Renewal { boot: BootId(1), ttl: TTL, is_leaving: false, skew_micros: 0 };
+    for _ in 0..3 {
+        let refused = store.commit(batch.clone()).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
+        let refused = store.renew(renewal).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
+    }
+    server.query("postgres", "ALTER SYSTEM RESET default_transaction_read_only");
+    server.query("postgres", "SELECT pg_reload_conf()");
+    store.commit(batch).await.unwrap();
+    assert!(store.renew(renewal).await.unwrap());
+    assert_eq!(store.partition_load(HOME).await.unwrap().instances.len(), 1);
+}
+
 #[tokio::test]
 async fn zero_bytes_spoil_no_batch() {
     let store = open(&Postgres::shared().database()).await;

@@ -183,11 +183,13 @@ async fn what_has_to_be_changed_is_said() {
     assert!(why.contains("host.invalid:5432") && !why.contains("secret"), "{why}");
 }
 
-/// An authority, and a certificate of the server that it signed for `localhost`.
+/// An authority, and certificates that it signed: of the server for `localhost`, and of the user `bob`.
 struct Authority {
     certificate: String,
     server: String,
     key: String,
+    bob: String,
+    key_of_bob: String,
 }
 
 impl Authority {
@@ -200,7 +202,12 @@ impl Authority {
         let key = rcgen::KeyPair::generate().unwrap();
         let parameters = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
         let server = parameters.signed_by(&key, &issuer).unwrap().pem();
-        Authority { certificate, server, key: key.serialize_pem() }
+        let key_of_bob = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, "bob");
+        let bob = parameters.signed_by(&key_of_bob, &issuer).unwrap().pem();
+        let (key, key_of_bob) = (key.serialize_pem(), key_of_bob.serialize_pem());
+        Authority { certificate, server, key, bob, key_of_bob }
     }
 }
 
@@ -212,9 +219,15 @@ async fn tls_is_what_the_mode_says() {
     let (ours, others) = (Authority::new(), Authority::new());
     server.write_file("server.crt", &ours.server);
     server.write_file("server.key", &ours.key);
-    server
-        .write_file("pg_hba.conf", "hostssl all ann 127.0.0.1/32 scram-sha-256\nhost all pendula 127.0.0.1/32 trust\n");
-    server.configure("ssl = on\n");
+    let entries = [
+        "hostssl all bob 127.0.0.1/32 cert",
+        "hostssl all ann 127.0.0.1/32 scram-sha-256",
+        "host all pendula 127.0.0.1/32 trust",
+    ];
+    server.write_file("pg_hba.conf", &(entries.join("\n") + "\n"));
+    server.write_file("root.crt", &ours.certificate);
+    server.query("postgres", "CREATE ROLE bob LOGIN");
+    server.configure("ssl = on\nssl_ca_file = 'root.crt'\n");
     server.restart_immediately();
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, content: &str| {
@@ -224,6 +237,7 @@ async fn tls_is_what_the_mode_says() {
     };
     let (root, other) = (file("root.pem", &ours.certificate), file("other.pem", &others.certificate));
     let itself = file("server.pem", &ours.server);
+    let bob = format!("sslcert={}&sslkey={}", file("bob.pem", &ours.bob), file("bob.key", &ours.key_of_bob));
     let url =
         |user: &str, host: &str, parameters: &str| format!("postgres://{user}@{host}:{}/d?{parameters}", server.port());
     let encrypted = "SELECT ssl::text FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
@@ -235,6 +249,7 @@ async fn tls_is_what_the_mode_says() {
         ("ann:secret", "127.0.0.1", format!("sslmode=verify-ca&sslrootcert={root}"), "true"),
         ("ann:secret", "127.0.0.1", format!("sslmode=verify-ca&sslrootcert={itself}"), "true"),
         ("ann:secret", "localhost", format!("sslmode=verify-full&sslrootcert={root}&channel_binding=require"), "true"),
+        ("bob", "localhost", format!("sslmode=verify-full&sslrootcert={root}&{bob}"), "true"),
     ] {
         let database = Database::new(&url(user, host, &parameters)).unwrap();
         assert_eq!(ask(&database, encrypted).await, is_encrypted, "{parameters}");

@@ -6,8 +6,9 @@ use pendula_testdb::Postgres;
 
 use super::super::connect::{Database, Limits};
 use super::super::migrate::{Extent, MIGRATIONS, apply};
-use super::super::open;
+use super::super::{Options, PostgresStore, open};
 use super::*;
+use crate::port::Store;
 
 async fn migrated(count: usize) -> (String, ClientWrapper) {
     let url = Postgres::shared().database();
@@ -137,9 +138,13 @@ async fn settings_that_lose_what_was_acknowledged_are_named() {
         ("synchronous_commit", "off", "synchronous_commit is off"),
         ("default_transaction_isolation", "'read uncommitted'", "default_transaction_isolation is read uncommitted"),
     ] {
+        let running = PostgresStore::open(&url, Options::default()).await.unwrap();
         session.batch_execute(&format!("ALTER DATABASE {database} SET {setting} = {value}")).await.unwrap();
         let Err(StoreError::Refused(text)) = open::open(&url, 4, true).await.map(|_| ()) else { panic!("{setting}") };
         assert!(text.contains(named), "{text}");
+        // Who is running already hears of it by new connections.
+        let status = running.status().await.unwrap();
+        assert!(matches!(status.faults.as_slice(), [fault] if fault.contains(named)), "{:?}", status.faults);
         session.batch_execute(&format!("ALTER DATABASE {database} RESET {setting}")).await.unwrap();
     }
     for isolation in ["repeatable read", "serializable"] {
