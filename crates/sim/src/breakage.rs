@@ -62,9 +62,41 @@ pub enum Breakage {
     TargetsRedrawn,
     /// A task that ended is written once more, as waiting.
     EndedTasksWritten,
+    /// The store writes the epoch of a claim whatever it was meanwhile, so that two servers get the same.
+    ClaimBlind,
+    /// The store does not look whether the owner has a lease before it gives its partition to another.
+    ClaimFromTheLiving,
+    /// The store does not compare the epoch that a claim has seen. (Who else could own it does decide.)
+    SeenUnchecked,
+    /// A server counts its lease from the store's answer, and all of it.
+    LeaseCountedLate,
+    /// A server does not look at its lease at all, nor at who owns what: only a refused commit stops it. No law but that
+    /// of leases themselves may depend on this.
+    LeaseUnchecked,
+    /// What was decided without a change leaves without asking the store whether the partition is still ours: the lease
+    /// must do.
+    MemoryUnproved,
+    /// And the lease is not looked at either.
+    MemoryUnprovedNorLease,
+    /// A batch whose answer was lost is sent again without its number.
+    CommitUnnumbered,
+    /// A server reads a partition before it claims it.
+    LoadBeforeClaim,
+    /// An instance that is being stopped is written as running when its owner changes.
+    StopsForgotten,
 }
 
 impl Breakage {
+    /// Whether servers go on when their lease is over, until a commit is refused.
+    pub(crate) fn ignores_leases(self) -> bool {
+        matches!(self, Breakage::LeaseUnchecked | Breakage::MemoryUnprovedNorLease)
+    }
+
+    /// Whether what was decided without a change leaves unproved.
+    pub(crate) fn proves_nothing(self) -> bool {
+        matches!(self, Breakage::MemoryUnproved | Breakage::MemoryUnprovedNorLease)
+    }
+
     /// What some of them do to decisions on their way to the store.
     pub(crate) fn spoil(self, changes: &mut Vec<Change>) {
         let spoiled = |change: &mut Change| match (self, change) {

@@ -2,8 +2,9 @@
 
 use pendula_engine::input::RunRequest;
 use pendula_engine::{Command, Effect, Input, Output, Partition, Reply, ReplyTo};
-use pendula_model::InstanceId;
+use pendula_model::{Epoch, InstanceId, PartitionId};
 
+use crate::server::TTL;
 use crate::telling;
 use crate::trace::trace;
 use crate::world::{Event, MILLI, SECOND, World};
@@ -18,36 +19,99 @@ impl World {
     pub(crate) fn conclude(&mut self) {
         self.steps_lived = self.steps;
         self.heal();
-        let grace = self.now + 15 * SECOND;
+        let owned = self.now + 2 * TTL.as_micros() as u64;
+        if !self.run_until(owned, |_| false) {
+            return;
+        }
+        self.check_owners();
+        let epochs = self.epochs();
+        let grace = self.now + 5 * SECOND;
         if !self.run_until(grace, |_| false) {
             return;
         }
         self.check_triggers();
-        self.compare_memory();
+        for partition in self.partitions() {
+            self.compare_memory(partition);
+        }
         self.close_down();
         if !self.settle("what is under way comes to its end", |world| {
-            world.users.unanswered == 0 && world.is_idle() && world.store.load().instances.is_empty()
+            let is_over = |partition| world.store.load(partition).instances.is_empty();
+            world.users.unanswered == 0 && world.is_idle() && world.partitions().all(is_over)
         }) {
             return;
         }
         self.check_rows();
-        self.check_memory();
+        for partition in self.partitions() {
+            self.check_memory(partition);
+        }
+        self.check_owners();
+        if self.epochs() != epochs {
+            let now = self.epochs();
+            self.audit.breaks("one_owner_in_the_end", || format!("epochs went from {epochs:?} to {now:?}"));
+        }
+    }
+
+    fn partitions(&self) -> impl Iterator<Item = PartitionId> + use<> {
+        (0..self.profile.partitions).map(PartitionId)
+    }
+
+    fn epochs(&self) -> Vec<Epoch> {
+        self.partitions().map(|partition| self.audit.newest_epoch(partition)).collect()
+    }
+
+    /// The owner of a partition, by the newest epoch.
+    fn owner_of(&self, partition: PartitionId) -> Option<u32> {
+        let newest = self.audit.newest_epoch(partition);
+        let mut owners = self.owners.iter().filter(|(_, o)| o.partition == partition && o.epoch == newest);
+        owners.next().map(|(number, _)| *number).filter(|number| {
+            let life = self.owners[number].life;
+            self.serving(life.server, partition) == Some(*number)
+        })
+    }
+
+    /// Each partition is served by one server and no other, and partitions are shared out evenly.
+    fn check_owners(&mut self) {
+        for partition in self.partitions() {
+            let all: Vec<(usize, Epoch)> = self
+                .owners
+                .values()
+                .filter(|owner| owner.partition == partition)
+                .map(|owner| (owner.life.server, owner.epoch))
+                .collect();
+            if all.len() != 1 || self.owner_of(partition).is_none() {
+                let newest = self.audit.newest_epoch(partition);
+                self.audit.breaks("one_owner_in_the_end", || format!("{partition} at {newest:?} is owned by {all:?}"));
+            }
+        }
+        let shares = (0..self.servers.len())
+            .map(|server| self.owners.values().filter(|owner| owner.life.server == server).count());
+        let shares: Vec<usize> = shares.collect();
+        if shares.iter().max() > shares.iter().min().map(|fewest| fewest + 1).as_ref() {
+            self.audit.breaks("one_owner_in_the_end", || format!("servers have {shares:?} partitions"));
+        }
     }
 
     /// Nothing goes wrong from here on, and what was broken is whole again.
     fn heal(&mut self) {
         trace!(self, "everything is repaired");
         self.healed = true;
-        self.crash_in = None;
         self.lose_answer = false;
         self.doubt_answer = false;
+        self.ambushes.clear();
         self.store.goes_away(0);
-        self.set_clock_right();
-        // Who stands still goes on by itself, with all that came meanwhile in its order.
+        self.set_clocks_right();
+        for server in 0..self.servers.len() {
+            let known = &mut self.servers[server];
+            known.misfortune = None;
+            known.deaf = false;
+            (known.no_store_until, known.no_workers_until, known.no_peers_until, known.slow_until) = (0, 0, 0, 0);
+            self.after(0, Event::Boot(server));
+        }
+        self.wake_all();
+        // A worker that stands still goes on by itself, with all that came meanwhile in its order.
         for number in 0..self.workers.len() {
             self.after(0, Event::StartWorker(number));
         }
-        self.after(0, Event::StartOwner);
     }
 
     /// Nobody asks for new work any more: the jobs go.
@@ -85,7 +149,8 @@ impl World {
                 return true;
             }
         }
-        let left: Vec<_> = self.store.load().instances.iter().map(telling::instance).collect();
+        let left = self.partitions().flat_map(|partition| self.store.load(partition).instances);
+        let left: Vec<_> = left.map(|row| telling::instance(&row)).collect();
         let (wall, unanswered, idle) = (self.wall(), self.users.unanswered, self.is_idle());
         self.audit.breaks("nothing_stuck", || {
             format!("{what}: not until {wall}; active {left:?}, unanswered {unanswered}, idle {idle}")
@@ -93,29 +158,27 @@ impl World {
         false
     }
 
-    /// Whether the owner has nothing in hand.
+    /// Whether owners have nothing in hand.
     fn is_idle(&self) -> bool {
-        let owner = self.current.and_then(|owner| self.owners.get(&owner));
-        owner.is_some_and(|owner| owner.under_way.is_none() && owner.open.changes.is_empty())
+        let mut owners = self.partitions().map(|partition| self.owner_of(partition));
+        owners.all(|owner| owner.is_some_and(|owner| self.owners[&owner].is_quiet()))
     }
 
     fn check_triggers(&mut self) {
-        if !self.settle("the owner finds a moment of rest", World::is_idle) {
+        if !self.settle("owners find a moment of rest", World::is_idle) {
             return;
         }
-        let Some(owner) = self.current.and_then(|owner| self.owners.get_mut(&owner)) else { return };
-        let now = owner.now();
-        self.audit.check_due(now);
+        for (partition, now) in self.owners.values().map(|owner| (owner.partition, owner.now())) {
+            self.audit.check_due(partition, now);
+        }
     }
 
     /// The engine's memory is what the store has, and what another engine would make of it.
-    fn compare_memory(&mut self) {
-        let stored = self.store.load();
+    fn compare_memory(&mut self, partition: PartitionId) {
+        let stored = self.store.load(partition);
         let wall = self.wall();
-        let Some(owner) = self.current.and_then(|owner| self.owners.get_mut(&owner)) else { return };
-        if owner.under_way.is_some() || !owner.open.changes.is_empty() {
-            return;
-        }
+        let owner = self.owner_of(partition).and_then(|owner| self.owners.get_mut(&owner));
+        let Some(owner) = owner.filter(|owner| owner.is_quiet()) else { return };
         let gauges = owner.engine.gauges();
         let placed = stored.instances.iter().filter(|row| row.state.is_placed()).count();
         let waiting = stored.instances.len() - placed;
@@ -187,14 +250,16 @@ impl World {
     }
 
     /// When nothing is under way and nothing will fire, the engine remembers nothing but its sessions.
-    fn check_memory(&mut self) {
-        let connected = self.connected_workers();
+    fn check_memory(&mut self, partition: PartitionId) {
+        let connected = self.connected_workers(partition);
         let end = self.now + 60 * SECOND;
         let is_small = |world: &World| {
-            let Some(owner) = world.current.and_then(|owner| world.owners.get(&owner)) else { return false };
+            let Some(owner) = world.owner_of(partition).and_then(|owner| world.owners.get(&owner)) else {
+                return false;
+            };
             let gauges = owner.engine.gauges();
             let active = gauges.waiting + gauges.placed + gauges.ready + gauges.tasks_placed;
-            active + gauges.jobs_in_memory == 0 && gauges.sessions == world.connected_workers()
+            active + gauges.jobs_in_memory == 0 && gauges.sessions == world.connected_workers(partition)
         };
         while self.now < end {
             if is_small(self) {
@@ -205,7 +270,8 @@ impl World {
                 return;
             }
         }
-        let gauges = self.current.and_then(|owner| self.owners.get(&owner)).map(|owner| owner.engine.gauges());
+        let owner = self.owner_of(partition).and_then(|owner| self.owners.get(&owner));
+        let gauges = owner.map(|owner| owner.engine.gauges());
         self.audit.breaks("no_unbounded_memory", || format!("{gauges:?} with {connected} workers connected"));
     }
 }

@@ -1,49 +1,81 @@
-//! The shell of a partition, as the server has it: take inputs, let the engine decide, commit, and only then perform.
+//! The shell of a partition under one epoch, as the server has it: take inputs, let the engine decide, commit, and only
+//! then perform.
 //!
 //! One commit is under way at a time; what is decided meanwhile gathers in one open batch. Every step may be the last
-//! one before a crash.
+//! one before a crash, or the one before which the server stands still. Where servers share the store, nothing leaves
+//! without a commit: what was decided without a change is proved by an empty one, because an owner that was superseded
+//! while it stood still knows nothing of it, and would tell others what is not true any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use std::time::Duration;
 
-use pendula_engine::{Dispatch, Effect, Input, Output, Partition, ReplyTo, Settings};
+use pendula_engine::{Dispatch, Effect, Input, Output, Partition, Reply, ReplyTo, Settings};
 use pendula_model::change::Change;
+use pendula_model::instance::{Instance, InstanceState};
+use pendula_model::snapshot::Snapshot;
 use pendula_model::task::TaskRole;
-use pendula_model::{Epoch, SessionId, Timestamp};
-use pendula_store::StoreError;
+use pendula_model::{Epoch, PartitionId, SessionId, Timestamp};
+use pendula_store::{Batch, StoreError};
 
+use crate::asking::Op;
 use crate::breakage::Breakage;
+use crate::faults::Point;
 use crate::network::ToWorker;
 use crate::reads::Reading;
+use crate::server::{Life, Step};
 use crate::telling;
 use crate::trace::trace;
-use crate::world::{Event, MILLI, SECOND, World};
+use crate::world::{Event, MILLI, World};
 
-/// After a takeover the lease of the former owner is over so much later, and it stops on its own.
-const LEASE: u64 = 4 * SECOND;
 /// What a clock that is merely being adjusted does not do.
 const SMALLEST_JUMP: Duration = Duration::from_secs(1);
 
-/// One owner of the partition, from its claim to its end.
+/// One owner of a partition, from its claim to its end.
 pub(crate) struct Owner {
+    pub(crate) life: Life,
+    pub(crate) partition: PartitionId,
     pub(crate) epoch: Epoch,
     pub(crate) engine: Partition,
     time: OwnerTime,
     /// Decided, and not yet handed to the store.
     pub(crate) open: Output,
-    pub(crate) under_way: Option<Output>,
+    under_way: Option<UnderWay>,
+    /// The last batch that was handed to the store.
+    batches: u64,
+    /// What follows from commits that returned, and is not done yet.
+    performing: VecDeque<Effect>,
     /// Live sessions and the connections behind them.
     pub(crate) sessions: BTreeMap<SessionId, u32>,
-    pub(crate) stalled_until: u64,
+    /// Who waits for replies, and which server asked for them.
+    pub(crate) callers: BTreeMap<u64, Life>,
+    /// It is handed over, to this server if it has one in mind.
+    pub(crate) closing: Option<Option<usize>>,
     wake_at: Option<u64>,
     /// Whether it was told that the store is away after a batch that was written nevertheless.
     misled: bool,
+}
+
+/// A batch that the store has not answered for.
+struct UnderWay {
+    batch: Rc<Batch>,
+    effects: Vec<Effect>,
 }
 
 impl Owner {
     /// The engine's time at its latest input.
     pub(crate) fn now(&self) -> Timestamp {
         self.time.now
+    }
+
+    /// Whether it has nothing in hand.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.is_quiet() && self.open.effects.is_empty() && self.performing.is_empty()
+    }
+
+    /// Whether nothing that it decided is unwritten.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.under_way.is_none() && self.open.changes.is_empty()
     }
 }
 
@@ -74,116 +106,96 @@ impl OwnerTime {
 }
 
 impl World {
-    /// Claims the partition and restores it from the store.
-    pub(crate) fn start_owner(&mut self) {
-        if self.current.is_some() {
-            return;
+    /// Restores what was read; the new owner's number.
+    pub(crate) fn new_owner(&mut self, life: Life, epoch: Epoch, snapshot: Snapshot) -> u32 {
+        self.audit.restored(epoch, &snapshot);
+        let mut snapshot = snapshot;
+        if self.breakage == Some(Breakage::StopsForgotten) {
+            let stopping = |row: &&mut Instance| row.state == InstanceState::Stopping;
+            snapshot.instances.iter_mut().filter(stopping).for_each(|row| row.state = InstanceState::Running);
         }
-        if self.store.is_away(self.now) {
-            self.after(200 * MILLI, Event::StartOwner);
-            return;
-        }
-        let epoch = self.store.claim();
-        trace!(self, "owner claims {epoch:?}");
-        if self.crashes_here() {
-            let pause = self.restart_pause();
-            self.after(pause, Event::StartOwner);
-            return;
-        }
-        let snapshot = self.store.load();
-        self.audit.counts.restores += 1;
-        let wall = self.wall();
+        let wall = self.wall_of(life.server);
+        self.latest = self.latest.max(wall);
+        let partition = snapshot.partition;
         let mut open = Output::default();
         let seed = self.dice.next();
         let engine = Partition::restore(wall, seed, self.settings.clone(), snapshot, &mut open);
         let number = self.next_owner;
         self.next_owner += 1;
         let owner = Owner {
+            life,
+            partition,
             epoch,
             engine,
             time: OwnerTime { now: wall, read_at: self.now, jumped: Duration::ZERO },
             open,
             under_way: None,
+            batches: 0,
+            performing: VecDeque::new(),
             sessions: BTreeMap::new(),
-            stalled_until: 0,
+            callers: BTreeMap::new(),
+            closing: None,
             wake_at: None,
             misled: false,
         };
         self.owners.insert(number, owner);
-        self.current = Some(number);
-        trace!(self, "owner {number} restored");
-        if self.step(number) {
-            self.hand_over(number);
-            self.set_alarm(number);
+        if self.audit.newest_epoch(partition) == epoch
+            && let Some(since) = self.unserved.remove(&partition)
+        {
+            self.longest_gap = self.longest_gap.max(self.now - since);
         }
+        trace!(self, "owner {number} on s{} restored {partition} under {epoch:?}", life.server);
+        number
     }
 
-    /// Takes the partition from the owner that has it, which does not know yet and goes on for a while.
-    pub(crate) fn take_over(&mut self) {
-        let Some(former) = self.current.take() else { return };
-        trace!(self, "owner {former} is superseded");
-        self.after(LEASE, Event::LeaseOver(former));
-        self.start_owner();
-        if self.current.is_none() {
-            let pause = self.restart_pause();
-            self.after(pause, Event::StartOwner);
+    /// An owner is no more.
+    pub(crate) fn forget_owner(&mut self, number: u32) -> Option<Owner> {
+        let owner = self.owners.remove(&number)?;
+        if self.audit.newest_epoch(owner.partition) == owner.epoch {
+            self.unserved.entry(owner.partition).or_insert(self.now);
         }
+        Some(owner)
     }
 
-    /// An owner is gone; its connections break.
-    pub(crate) fn drop_owner(&mut self, number: u32, why: &str) {
-        if self.owners.remove(&number).is_none() {
-            return;
-        }
-        trace!(self, "owner {number} is gone: {why}");
-        let connections: Vec<u32> =
-            self.connections.iter().filter(|(_, connection)| connection.owner == number).map(|(id, _)| *id).collect();
-        for connection in connections {
-            self.server_closes(connection);
-        }
-        if self.current == Some(number) {
-            self.current = None;
-            let pause = self.restart_pause();
-            self.after(pause, Event::StartOwner);
-        }
-    }
-
-    fn restart_pause(&mut self) -> u64 {
-        self.dice.between(50 * MILLI, 1500 * MILLI)
-    }
-
-    /// One step of an owner: whether it lives to do it.
-    pub(crate) fn step(&mut self, number: u32) -> bool {
-        if self.current == Some(number) && self.crashes_here() {
-            self.drop_owner(number, "crash");
-        }
-        self.owners.contains_key(&number)
-    }
-
-    /// Counts down to the planned crash.
-    fn crashes_here(&mut self) -> bool {
-        self.steps += 1;
-        match self.crash_in {
-            Some(0) => {
-                self.crash_in = None;
-                self.audit.counts.crashes += 1;
-                true
-            }
-            Some(left) => {
-                self.crash_in = Some(left - 1);
+    /// One step of an owner: whether it is done now. What it must do when its server wakes up is `again`.
+    fn owner_steps(&mut self, number: u32, again: impl FnOnce() -> Event) -> bool {
+        let Some(server) = self.owners.get(&number).map(|owner| owner.life.server) else { return false };
+        match self.step(server) {
+            Step::Goes => true,
+            Step::Died => false,
+            Step::StandsStill => {
+                self.servers[server].go_on_with(again());
                 false
             }
-            None => false,
         }
+    }
+
+    /// Whether an owner may commit and perform. If its server's lease is over, everything there is.
+    fn owner_acts(&mut self, number: u32) -> bool {
+        let Some(Owner { life, partition, epoch, .. }) = self.owners.get(&number) else { return false };
+        let (life, partition, epoch) = (*life, *partition, *epoch);
+        if self.acts(life.server) {
+            self.audit.acts(partition, epoch);
+            return true;
+        }
+        self.lapse(life, "its lease was found to be over");
+        false
     }
 
     /// Lets an owner take one input.
     pub(crate) fn decide(&mut self, number: u32, input: Input) {
-        if !self.step(number) {
+        if self.owners.get(&number).is_none_or(|owner| owner.closing.is_some()) {
+            // Workers tell the next owner again what this one does not take.
             return;
         }
-        let wall = self.wall();
+        let mut input = Some(input);
+        if !self.owner_steps(number, || Event::Answer(number, Box::new(input.take().expect("it is taken once")))) {
+            return;
+        }
+        let Some(input) = input else { return };
         let real = self.now;
+        let Some(owner) = self.owners.get(&number) else { return };
+        let wall = self.wall_of(owner.life.server);
         let Some(owner) = self.owners.get_mut(&number) else { return };
         let now = owner.time.now(real, wall);
         self.latest = self.latest.max(now);
@@ -205,7 +217,7 @@ impl World {
             }
         }
         self.perform_too_early(number, effects);
-        self.hand_over(number);
+        self.go_on(number);
         self.set_alarm(number);
     }
 
@@ -226,128 +238,176 @@ impl World {
         }
     }
 
-    /// Gives the store what was decided, if it has nothing of this owner in hand. What needs no commit is performed.
-    fn hand_over(&mut self, number: u32) {
-        let Some(owner) = self.owners.get_mut(&number) else { return };
-        if owner.under_way.is_some() {
-            return;
-        }
-        if owner.open.changes.is_empty() {
-            let effects = std::mem::take(&mut owner.open.effects);
-            return self.perform_all(number, effects);
-        }
-        let mut batch = std::mem::take(&mut owner.open);
-        owner.misled = false;
-        if let Some(breakage) = self.breakage {
-            breakage.spoil(&mut batch.changes);
-        }
-        owner.under_way = Some(batch);
-        let takes = self.store_takes();
-        self.after(takes, Event::Write(number));
+    /// Hands over and performs whatever can be.
+    pub(crate) fn go_on(&mut self, number: u32) {
+        self.go_on_from(number, false);
     }
 
-    /// The batch under way reaches the store.
-    pub(crate) fn write(&mut self, number: u32) {
-        if !self.step(number) {
-            return;
+    /// The same; with `is_checked` the first step was begun, and its lease looked at, before the server stood still.
+    pub(crate) fn go_on_from(&mut self, number: u32, mut is_checked: bool) {
+        let proves = self.profile.is_cluster() && !self.breakage.is_some_and(Breakage::proves_nothing);
+        let out_of_order = self.breakage == Some(Breakage::EffectsOutOfOrder);
+        loop {
+            let Some(owner) = self.owners.get_mut(&number) else { return };
+            while matches!(owner.performing.front(), Some(Effect::Observed(_))) {
+                owner.performing.pop_front();
+            }
+            let waits = owner.under_way.is_some();
+            let nothing_left = owner.performing.is_empty();
+            if nothing_left && (waits || (owner.open.changes.is_empty() && owner.open.effects.is_empty())) {
+                break;
+            }
+            if !is_checked && !self.owner_acts(number) {
+                return;
+            }
+            is_checked = false;
+            let Some(owner) = self.owners.get_mut(&number) else { return };
+            // The store first, so that it can work while effects are performed; but effects keep their order.
+            let has_changes = !owner.open.changes.is_empty();
+            if !waits && (has_changes || nothing_left) {
+                if has_changes || (proves && owner.open.effects.iter().any(says_something)) {
+                    if !self.owner_steps(number, || Event::GoOn(number, true)) {
+                        return;
+                    }
+                    self.hand_over(number);
+                } else {
+                    owner.performing.extend(std::mem::take(&mut owner.open.effects));
+                }
+            } else if out_of_order && !waits && !owner.open.effects.is_empty() {
+                let first = std::mem::take(&mut owner.open.effects);
+                first.into_iter().rev().for_each(|effect| owner.performing.push_front(effect));
+            } else {
+                if !self.owner_steps(number, || Event::GoOn(number, true)) {
+                    return;
+                }
+                let Some(effect) = self.owners.get_mut(&number).and_then(|owner| owner.performing.pop_front()) else {
+                    return;
+                };
+                self.perform(number, effect);
+            }
         }
-        if self.store.is_away(self.now) {
-            self.after(250 * MILLI, Event::Write(number));
-            return;
+        self.close_if_done(number);
+    }
+
+    /// Gives the store what was decided.
+    fn hand_over(&mut self, number: u32) {
+        let Some(owner) = self.owners.get_mut(&number) else { return };
+        let Output { mut changes, effects } = std::mem::take(&mut owner.open);
+        owner.misled = false;
+        owner.batches += 1;
+        if let Some(breakage) = self.breakage {
+            breakage.spoil(&mut changes);
         }
-        let Some(Owner { under_way: Some(batch), epoch, misled, .. }) = self.owners.get(&number) else { return };
-        let (epoch, misled) = (*epoch, *misled);
-        let is_blind = self.breakage == Some(Breakage::EndedRowsWritten);
-        let by_the_owner = self.store.is_current(epoch) || is_blind;
+        let batch = Batch { partition: owner.partition, epoch: owner.epoch, number: owner.batches, changes };
+        owner.under_way = Some(UnderWay { batch: Rc::new(batch), effects });
+        self.write(number);
+    }
+
+    fn write(&mut self, number: u32) {
+        let Some(Owner { life, under_way: Some(under_way), .. }) = self.owners.get(&number) else { return };
+        let op = Op::Commit { owner: number, batch: under_way.batch.clone() };
+        self.ask_store(*life, op);
+    }
+
+    /// The same batch once more: nobody knows whether the store has it.
+    pub(crate) fn write_again(&mut self, number: u32, batch: u64) {
+        let waits = |owner: &Owner| owner.under_way.as_ref().is_some_and(|under_way| under_way.batch.number == batch);
+        if self.owners.get(&number).is_some_and(waits) && self.owner_acts(number) {
+            self.write(number);
+        }
+    }
+
+    /// A batch reaches the store, whatever became of its owner.
+    pub(crate) fn commit_at_store(
+        &mut self,
+        life: Life,
+        number: u32,
+        batch: &Batch,
+    ) -> (Option<Point>, Result<(), StoreError>) {
         if self.breakage == Some(Breakage::FireInTwoSteps) {
-            return self.write_in_two_steps(number);
+            return (None, self.commit_in_two_steps(life, batch));
         }
-        let result = self.store.commit(epoch, &batch.changes, self.breakage, &mut self.dice);
+        let misled = self.owners.get(&number).is_some_and(|owner| owner.misled);
+        let is_numbered = self.profile.is_cluster();
+        let result = self.store.commit(batch, is_numbered, self.breakage, &mut self.dice);
+        let mut point = None;
         match &result {
             Ok(()) => {
-                self.audit.committed(&batch.changes, by_the_owner);
+                let is_blind = self.breakage == Some(Breakage::EndedRowsWritten);
+                if self.audit.committed(batch, is_blind) {
+                    point = Some(if batch.number == 1 { Point::FirstCommit } else { Point::Commit });
+                }
                 trace!(self, "owner {number} committed {} changes", batch.changes.len());
             }
             Err(StoreError::Fenced { .. }) => {
                 trace!(self, "owner {number} is fenced");
                 self.audit.counts.fenced += 1;
             }
-            Err(error) if !misled && self.breakage.is_none() => {
+            Err(error) if !misled && self.breakage.is_none_or(|broken| broken == Breakage::CommitUnnumbered) => {
                 self.audit.breaks("commits_are_accepted", || format!("owner {number}: {error}"));
             }
             Err(error) => trace!(self, "owner {number}: {error}"),
         }
-        if !self.step(number) {
-            return;
-        }
-        let takes = self.store_takes();
-        match result {
-            Ok(()) if std::mem::take(&mut self.lose_answer) => self.drop_owner(number, "it never heard of its commit"),
-            Ok(()) if std::mem::take(&mut self.doubt_answer) => {
-                self.owners.get_mut(&number).expect("it has just written").misled = true;
-                self.after(250 * MILLI, Event::Write(number));
+        if !self.profile.is_cluster() && result.is_ok() && std::mem::take(&mut self.doubt_answer) {
+            if let Some(owner) = self.owners.get_mut(&number) {
+                owner.misled = true;
             }
-            Ok(()) => self.after(takes, Event::Written(number)),
-            Err(StoreError::Fenced { .. }) if self.breakage == Some(Breakage::FencedIgnored) => {
-                self.after(takes, Event::Written(number));
-            }
-            Err(_) => self.drop_owner(number, "its commit was refused"),
+            return (point, Err(StoreError::Unavailable { why: "so it says".to_owned() }));
         }
+        (point, result)
     }
 
     /// Instances first, triggers after: what the old schedulers did.
-    fn write_in_two_steps(&mut self, number: u32) {
-        let Some(Owner { under_way: Some(batch), epoch, .. }) = self.owners.get(&number) else { return };
-        let (epoch, changes) = (*epoch, batch.changes.clone());
+    fn commit_in_two_steps(&mut self, life: Life, batch: &Batch) -> Result<(), StoreError> {
         let is_advance = |change: &Change| matches!(change, Change::ScheduleAdvanced { .. });
-        let (advances, others): (Vec<_>, Vec<_>) = changes.into_iter().partition(is_advance);
+        let (advances, others): (Vec<_>, Vec<_>) = batch.changes.iter().cloned().partition(is_advance);
         for part in [&others, &advances] {
-            if self.store.commit(epoch, part, self.breakage, &mut self.dice).is_err() {
-                return self.drop_owner(number, "its commit was refused");
-            }
-            if !self.step(number) {
-                return self.audit.fired_only(&others);
+            let half = Batch { changes: part.clone(), ..batch.clone() };
+            self.store.commit(&half, false, self.breakage, &mut self.dice)?;
+            if self.step(life.server) != Step::Goes {
+                self.audit.fired_only(&others);
+                return Ok(());
             }
         }
-        let Some(Owner { under_way: Some(batch), .. }) = self.owners.get(&number) else { return };
-        self.audit.committed(&batch.changes, true);
-        self.after(0, Event::Written(number));
+        self.audit.committed(batch, false);
+        Ok(())
     }
 
-    /// The store's word that the batch is on disk.
-    pub(crate) fn written(&mut self, number: u32) {
-        if !self.step(number) {
+    /// The store's word on a batch.
+    pub(crate) fn settled(&mut self, number: u32, batch: u64, result: Result<(), StoreError>) {
+        let Some(owner) = self.owners.get_mut(&number) else { return };
+        if owner.under_way.as_ref().is_none_or(|under_way| under_way.batch.number != batch) {
             return;
         }
-        let Some(done) = self.owners.get_mut(&number).and_then(|owner| owner.under_way.take()) else { return };
-        // The store first, so that it can work while effects are performed; but effects keep their order.
-        let has_changes = self.owners.get(&number).is_some_and(|owner| !owner.open.changes.is_empty());
-        if has_changes || self.breakage == Some(Breakage::EffectsOutOfOrder) {
-            self.hand_over(number);
+        match result {
+            Err(StoreError::Unavailable { .. }) => self.after(250 * MILLI, Event::WriteAgain(number, batch)),
+            Err(StoreError::Fenced { .. }) if self.breakage == Some(Breakage::FencedIgnored) => self.written(number),
+            Err(_) => self.drop_owner(number, "its commit was refused"),
+            Ok(()) if !self.profile.is_cluster() && std::mem::take(&mut self.lose_answer) => {
+                self.drop_owner(number, "it never heard of its commit");
+            }
+            Ok(()) => self.written(number),
         }
-        self.perform_all(number, done.effects);
-        self.hand_over(number);
     }
 
-    fn perform_all(&mut self, number: u32, effects: Vec<Effect>) {
-        for effect in effects {
-            if matches!(effect, Effect::Observed(_)) {
-                continue;
-            }
-            if !self.step(number) {
-                return;
-            }
-            self.perform(number, effect);
-        }
+    /// The batch under way is on disk.
+    fn written(&mut self, number: u32) {
+        let Some(owner) = self.owners.get_mut(&number) else { return };
+        let Some(done) = owner.under_way.take() else { return };
+        owner.performing.extend(done.effects);
+        self.go_on(number);
     }
 
     fn perform(&mut self, number: u32, effect: Effect) {
         trace!(self, "owner {number} performs {}", telling::effect(&effect));
         self.audit.speaks(&effect);
         let Some(owner) = self.owners.get(&number) else { return };
+        if says_something(&effect) {
+            self.audit.performs(owner.partition, owner.epoch, owner.life.boot);
+        }
         let connection = |session: SessionId| owner.sessions.get(&session).copied();
         match effect {
-            Effect::Reply { to: ReplyTo(number), reply } => self.reply_leaves(number, reply),
+            Effect::Reply { to: ReplyTo(request), reply } => self.reply_leaves(number, request, reply),
             Effect::Dispatch(dispatch) => {
                 let Some(connection) = connection(dispatch.session) else { return };
                 self.dispatch(number, dispatch, connection);
@@ -423,8 +483,9 @@ impl World {
     }
 
     /// Sees to it that the owner looks up when its engine wants to.
-    fn set_alarm(&mut self, number: u32) {
-        let wall = self.wall();
+    pub(crate) fn set_alarm(&mut self, number: u32) {
+        let Some(owner) = self.owners.get(&number) else { return };
+        let wall = self.wall_of(owner.life.server);
         let real = self.now;
         let Some(owner) = self.owners.get_mut(&number) else { return };
         let Some(at) = owner.engine.next_wakeup() else { return };
@@ -448,6 +509,17 @@ impl World {
         let longest = self.profile.store_takes.as_micros() as u64;
         if self.healed || self.dice.chance(500) { self.dice.below(200) } else { self.dice.below(longest) }
     }
+}
+
+/// Whether an effect tells anybody something that must be true. Reads are of no harm, and who asks what is in memory is
+/// told just that.
+fn says_something(effect: &Effect) -> bool {
+    let only_shows = matches!(effect, Effect::Reply { reply: Reply::Workers(_) | Reply::Explanation(_), .. });
+    let only_reads = matches!(
+        effect,
+        Effect::Load(_) | Effect::LoadSchedules { .. } | Effect::LoadTasks { .. } | Effect::Observed(_)
+    );
+    !only_shows && !only_reads
 }
 
 /// Times of the engine: the defaults, or shorter ones so that their ends are met more often.

@@ -17,8 +17,13 @@ pub(crate) struct Reading {
 }
 
 impl World {
+    /// Whether the server of an owner cannot reach the store.
+    fn cannot_read(&self, owner: u32) -> bool {
+        self.owners.get(&owner).is_some_and(|owner| self.has_no_store(owner.life.server))
+    }
+
     pub(crate) fn read(&mut self, number: u32, needs: Vec<Need>) {
-        if self.store.is_away(self.now) {
+        if self.cannot_read(number) {
             self.after(250 * MILLI, Event::Read(number, needs));
             return;
         }
@@ -40,16 +45,17 @@ impl World {
         });
         let input = Input::Loaded(facts.collect());
         let takes = self.store_takes();
-        self.after(takes, Event::Answer(number, input));
+        self.after(takes, Event::Answer(number, Box::new(input)));
     }
 
     pub(crate) fn read_schedules(&mut self, number: u32, mut reading: Reading) {
-        if self.store.is_away(self.now) {
+        if self.cannot_read(number) {
             self.after(250 * MILLI, Event::ReadSchedules(number, reading));
             return;
         }
         let after = reading.jobs.last().and_then(|job| Some((job.schedule.next_fire?, job.id)));
-        let mut page = self.store.jobs_due(reading.until, after, PAGE);
+        let Some(partition) = self.owners.get(&number).map(|owner| owner.partition) else { return };
+        let mut page = self.store.jobs_due(partition, reading.until, after, PAGE);
         let is_last = page.len() < PAGE;
         if self.breakage == Some(Breakage::SchedulesUnread) && self.dice.chance(300) {
             page.pop();
@@ -57,7 +63,7 @@ impl World {
         reading.jobs.extend(page);
         let takes = self.store_takes();
         let next = if is_last {
-            Event::Answer(number, Input::SchedulesLoaded { until: reading.until, jobs: reading.jobs })
+            Event::Answer(number, Box::new(Input::SchedulesLoaded { until: reading.until, jobs: reading.jobs }))
         } else {
             Event::ReadSchedules(number, reading)
         };
@@ -66,7 +72,7 @@ impl World {
 
     /// A page of waiting tasks.
     pub(crate) fn read_tasks(&mut self, number: u32, instance: InstanceId, from: TaskId, limit: usize) {
-        if self.store.is_away(self.now) {
+        if self.cannot_read(number) {
             self.after(250 * MILLI, Event::ReadTasks(number, instance, from, limit));
             return;
         }
@@ -80,6 +86,7 @@ impl World {
             _ => {}
         }
         let takes = self.store_takes();
-        self.after(takes, Event::Answer(number, Input::TasksLoaded { instance, from, tasks, complete }));
+        let input = Input::TasksLoaded { instance, from, tasks, complete };
+        self.after(takes, Event::Answer(number, Box::new(input)));
     }
 }

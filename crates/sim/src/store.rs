@@ -5,24 +5,24 @@ use pendula_model::instance::{Instance, TaskState};
 use pendula_model::job::Job;
 use pendula_model::snapshot::Snapshot;
 use pendula_model::task::Task;
+use pendula_model::worker::BootId;
 use pendula_model::{Epoch, InstanceId, JobId, PartitionId, TaskId, Timestamp};
+use pendula_store::Holding;
 use pendula_store::{Batch, MemoryStore, StoreError, TaskFilter};
 
 use crate::breakage::Breakage;
 use crate::dice::Dice;
 
-/// All of a history happens in one partition.
-pub(crate) const PARTITION: PartitionId = PartitionId(0);
+const HAS_IT: &str = "the memory store has this partition";
 
 pub(crate) struct SimStore {
     pub(crate) memory: MemoryStore,
-    epoch: Epoch,
     away_until: u64,
 }
 
 impl SimStore {
-    pub(crate) fn new() -> Self {
-        SimStore { memory: MemoryStore::new(1), epoch: Epoch(0), away_until: 0 }
+    pub(crate) fn new(partitions: u16) -> Self {
+        SimStore { memory: MemoryStore::shared(partitions, [0; 32]), away_until: 0 }
     }
 
     pub(crate) fn is_away(&self, now: u64) -> bool {
@@ -33,21 +33,59 @@ impl SimStore {
         self.away_until = until;
     }
 
-    pub(crate) fn is_current(&self, epoch: Epoch) -> bool {
-        self.epoch == epoch
+    /// A claim of a server that has the store to itself.
+    pub(crate) fn claim_alone(&self, partition: PartitionId) -> Epoch {
+        self.memory.claim_sync(partition).expect(HAS_IT)
     }
 
-    pub(crate) fn claim(&mut self) -> Epoch {
-        self.epoch = self.memory.claim_sync(PARTITION).expect("the memory store has this partition");
-        self.epoch
+    /// A claim among several; with fewer conditions when the store is broken on purpose.
+    pub(crate) fn claim(
+        &self,
+        partition: PartitionId,
+        boot: BootId,
+        seen: Epoch,
+        now: Timestamp,
+        breakage: Option<Breakage>,
+    ) -> Option<Epoch> {
+        let holding = self.holding(partition, now);
+        let claim = |seen| self.memory.claim_from_sync(partition, boot, seen, now).expect(HAS_IT);
+        match breakage {
+            // As an `UPDATE` without a condition: whoever saw the same writes the same.
+            Some(Breakage::ClaimBlind) if holding.epoch.0 == seen.0 + 1 => Some(holding.epoch),
+            Some(Breakage::ClaimFromTheLiving) => {
+                if let Some(owner) = holding.owner {
+                    self.memory.release_sync(partition, owner, holding.epoch, now);
+                }
+                claim(seen)
+            }
+            Some(Breakage::SeenUnchecked) => claim(holding.epoch),
+            _ => claim(seen),
+        }
     }
 
-    pub(crate) fn load(&self) -> Snapshot {
-        self.memory.load_sync(PARTITION).expect("the memory store has this partition")
+    /// Whose a partition is.
+    pub(crate) fn holding(&self, partition: PartitionId, now: Timestamp) -> Holding {
+        self.memory.view_sync(now).holdings[usize::from(partition.0)]
     }
 
-    pub(crate) fn jobs_due(&self, until: Timestamp, after: Option<(Timestamp, JobId)>, limit: usize) -> Vec<Job> {
-        self.memory.jobs_due_sync(PARTITION, until, after, limit)
+    /// Whether a server has a lease.
+    pub(crate) fn is_seated(&self, boot: BootId, now: Timestamp) -> bool {
+        let servers = self.memory.view_sync(now).servers;
+        servers.iter().any(|seated| seated.seat.boot == boot && seated.is_alive())
+    }
+
+    pub(crate) fn load(&self, partition: PartitionId) -> Snapshot {
+        self.memory.load_sync(partition).expect(HAS_IT)
+    }
+
+    pub(crate) fn jobs_due(
+        &self,
+        partition: PartitionId,
+        until: Timestamp,
+        after: Option<(Timestamp, JobId)>,
+        limit: usize,
+    ) -> Vec<Job> {
+        self.memory.jobs_due_sync(partition, until, after, limit)
     }
 
     pub(crate) fn tasks_waiting(&self, instance: InstanceId, from: TaskId, limit: usize) -> Vec<Task> {
@@ -68,21 +106,24 @@ impl SimStore {
         ids.into_iter().filter_map(|id| self.memory.task_sync(instance, id)).collect()
     }
 
-    /// Writes a batch under `epoch`; less strictly, or less of it, when the store is broken on purpose.
+    /// Writes a batch; less strictly, or less of it, when the store is broken on purpose. Only one that is numbered may be
+    /// sent again.
     pub(crate) fn commit(
         &mut self,
-        epoch: Epoch,
-        changes: &[Change],
+        batch: &Batch,
+        is_numbered: bool,
         breakage: Option<Breakage>,
         dice: &mut Dice,
     ) -> Result<(), StoreError> {
-        let mut batch = Batch { partition: PARTITION, epoch, number: 0, changes: changes.to_vec() };
+        let number = if is_numbered { batch.number } else { 0 };
+        let mut batch = Batch { number, ..batch.clone() };
         match breakage {
-            Some(Breakage::EpochUnchecked) => batch.epoch = self.epoch,
+            Some(Breakage::EpochUnchecked) => batch.epoch = self.epoch(batch.partition),
             Some(Breakage::KeysForgotten) => batch.changes.iter_mut().for_each(forget_key),
             Some(Breakage::FireInTwoSteps) => batch.changes.iter_mut().for_each(forget_fire),
             Some(Breakage::WritesLost) if dice.chance(50) => return Ok(()),
             Some(Breakage::TaskEndsLost) => batch.changes.retain(|change| !ends_task(change) || dice.chance(800)),
+            Some(Breakage::CommitUnnumbered) => batch.number = 0,
             Some(Breakage::EndedRowsWritten) => {
                 self.write_blindly(batch);
                 return Ok(());
@@ -92,17 +133,21 @@ impl SimStore {
         self.memory.commit_sync(&batch)
     }
 
+    fn epoch(&self, partition: PartitionId) -> Epoch {
+        self.holding(partition, Timestamp::MIN).epoch
+    }
+
     /// Each change on its own, whoever writes and whatever was there.
     fn write_blindly(&mut self, batch: Batch) {
+        let (partition, epoch) = (batch.partition, self.epoch(batch.partition));
         for mut change in batch.changes {
             if let Change::InstanceUpdated(row) | Change::InstanceEnded { instance: row, .. } = &mut change
                 && let Some(stored) = self.memory.instance_sync(row.id)
             {
                 row.version = stored.version + 1;
             }
-            let alone = Batch { partition: PARTITION, epoch: self.epoch, number: 0, changes: vec![change] };
             // What even this store cannot write is what it would have overwritten.
-            let _ = self.memory.commit_sync(&alone);
+            let _ = self.memory.commit_sync(&Batch { partition, epoch, number: 0, changes: vec![change] });
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use pendula_engine::effect::Refusal;
 use pendula_engine::input::RunRequest;
-use pendula_engine::{Command, Input, Reply, ReplyTo};
+use pendula_engine::{Command, Reply};
 use pendula_model::{AppId, InstanceId, TaskId};
 
 use crate::jobs::invent;
@@ -18,15 +19,16 @@ const TRIES: u32 = 5;
 const NAMES: [&str; 5] = ["j0", "j1", "j2", "j3", "j4"];
 
 /// What somebody wants.
-pub(crate) struct Request {
-    pub(crate) command: Command,
+struct Request {
+    command: Command,
     tries: u32,
     answered: bool,
 }
 
 #[derive(Default)]
 pub(crate) struct Users {
-    pub(crate) app: Option<AppId>,
+    /// One for each partition.
+    pub(crate) apps: Vec<AppId>,
     requests: BTreeMap<u64, Request>,
     next: u64,
     /// Instances that somebody heard of.
@@ -34,6 +36,13 @@ pub(crate) struct Users {
     keys: u64,
     /// Requests that somebody still waits for.
     pub(crate) unanswered: usize,
+}
+
+impl Users {
+    /// What is asked for.
+    pub(crate) fn command(&self, request: u64) -> Option<Command> {
+        self.requests.get(&request).map(|request| request.command.clone())
+    }
 }
 
 impl World {
@@ -44,10 +53,10 @@ impl World {
         if !self.healed {
             self.after(pause, Event::UserActs);
         }
-        let Some(app) = self.users.app else { return };
-        if self.healed {
+        if self.healed || self.users.apps.is_empty() {
             return;
         }
+        let app = *self.dice.pick(&self.users.apps);
         let wall = self.wall();
         let known = self.known_instance();
         let dice = &mut self.dice;
@@ -73,7 +82,7 @@ impl World {
                 Command::TasksRetry { instance, tasks }
             }
             (57..58, _) => {
-                let worker = dice.below(self.workers.len() as u64);
+                let worker = dice.below(self.profile.workers as u64);
                 Command::WorkerDrain { app, worker: format!("w{worker}") }
             }
             (58..60, _) => Command::WorkerList { app },
@@ -85,10 +94,11 @@ impl World {
                 }
                 let delay = std::time::Duration::from_millis(dice.below(8_000));
                 let rerun_of = known.filter(|_| dice.chance(250));
-                let again = rerun_of.and_then(|id| self.audit.job_name(id));
+                let again = rerun_of.and_then(|id| self.audit.job_of(id));
+                let (app, job) = again.unwrap_or((app, name));
                 Command::JobRun(Box::new(RunRequest {
                     app,
-                    job: again.unwrap_or(name),
+                    job,
                     params: None,
                     due_at: dice.chance(250).then(|| wall.plus(delay)),
                     idempotency_key: key,
@@ -126,43 +136,43 @@ impl World {
         let Some(request) = self.users.requests.get_mut(&number).filter(|request| !request.answered) else { return };
         let patient = self.healed || request.tries < TRIES;
         request.tries += 1;
+        let tries = request.tries;
         if !patient {
             request.answered = true;
             self.users.unanswered -= 1;
             return;
         }
         let way = self.dice.between(50, 5 * MILLI);
-        self.after(way, Event::Request(number));
+        let server = self.dice.below(self.servers.len() as u64) as usize;
+        self.after(way, Event::Request(number, server));
         let again = if self.healed { SECOND } else { PATIENCE };
-        self.after(again, Event::AskAgain(number));
+        self.after(again, Event::AskAgain(number, tries));
     }
 
-    /// A request reaches the server.
-    pub(crate) fn request_arrives(&mut self, number: u64) {
-        let (Some(owner), Some(request)) = (self.current, self.users.requests.get(&number)) else { return };
-        let command = request.command.clone();
-        self.audit.asked(&command);
-        self.decide(owner, Input::Command { command, reply_to: ReplyTo(number) });
-    }
-
-    /// The server answers.
-    pub(crate) fn reply_leaves(&mut self, number: u64, reply: Reply) {
-        if let Some(request) = self.users.requests.get(&number) {
-            self.audit.replied(&request.command, &reply);
-        }
-        if self.healed || !self.dice.chance(self.profile.replies_lost) {
-            let way = self.dice.between(50, 5 * MILLI);
-            self.after(way, Event::ReplyArrives(number, Box::new(reply)));
+    /// Nobody answered the latest try.
+    pub(crate) fn ask_again(&mut self, number: u64, tries: u32) {
+        if self.users.requests.get(&number).is_some_and(|request| request.tries == tries) {
+            self.send_request(number);
         }
     }
 
-    pub(crate) fn reply_arrives(&mut self, number: u64, reply: Reply) {
+    /// The server does not know: the user asks again soon.
+    pub(crate) fn user_is_put_off(&mut self, number: u64, pause: u64) {
+        let Some(request) = self.users.requests.get(&number).filter(|request| !request.answered) else { return };
+        let tries = request.tries;
+        self.audit.counts.put_off += 1;
+        self.after(pause, Event::AskAgain(number, tries));
+    }
+
+    pub(crate) fn user_hears(&mut self, number: u64, reply: Reply) {
         let Some(request) = self.users.requests.get_mut(&number).filter(|request| !request.answered) else { return };
         request.answered = true;
         self.users.unanswered -= 1;
         trace!(self, "user hears the answer to {number}");
         match reply {
-            Reply::App(app) => self.users.app = Some(app.id),
+            Reply::App(app) => self.users.apps.push(app.id),
+            // Who asked twice may hear of the second first; the name tells which it is.
+            Reply::Refused(Refusal::Exists { name, .. }) => self.users.apps.extend(self.audit.app_named(&name)),
             Reply::Instance { id, .. } => self.users.known.push(id),
             _ => {}
         }

@@ -494,7 +494,9 @@ impl Partition {
             last.or(Some(asked))
         };
         let mut ready = Vec::with_capacity(tasks.len());
-        for row in tasks {
+        // Where another has taken over since, the store has tasks that we never made and do not count.
+        let ours = spread.row.next_task;
+        for row in tasks.into_iter().filter(|row| row.id < ours) {
             if row.state == TaskState::Waiting && row.attempt == 0 && !spread.live.contains_key(&row.id) {
                 ready.push(row.key());
                 spread.insert_live(LiveTask::new(row, Dirty::Clean, now));

@@ -105,6 +105,10 @@ impl Partition {
                 continue;
             }
             let was = row.state;
+            if *spread.row.counts.of(was) == 0 {
+                // It ended so under another, who has taken over since.
+                continue;
+            }
             let reason = row.reason.take();
             to_waiting(&mut row, now, reason);
             (row.failures, row.losses) = (0, 0);

@@ -15,5 +15,6 @@ mod retries;
 mod script;
 mod shards;
 mod sharing;
+mod stale;
 mod stops;
 mod triggers;

@@ -74,6 +74,17 @@ impl Audit {
         }
     }
 
+    /// A worker gives up, or forgets, an attempt because it was told to: then that is not its own any more.
+    pub(crate) fn given_up(&mut self, attempt: AttemptKey, worker: &WorkerRef) {
+        let (key, number) = (attempt.key(), attempt.attempt);
+        let Some(record) = self.attempts.get(&key) else { return };
+        if record.newest == number && record.with.as_ref() == Some(worker) {
+            self.breaks("current_attempts_are_kept", || {
+                format!("{worker} was told to give up attempt {number} of {key}, which is its own")
+            });
+        }
+    }
+
     /// A user is answered.
     pub(crate) fn replied(&mut self, command: &Command, reply: &Reply) {
         match reply {

@@ -30,6 +30,21 @@ counts! {
     /// Owners that died before a step of theirs.
     crashes,
     fenced,
+    /// Times that a server stood still, that one let go of everything because its lease was over, that one was hit at a
+    /// fail-point, that a partition was handed over.
+    stalls,
+    lapses,
+    ambushes,
+    hand_overs,
+    /// Stops by users that were not carried out yet when a new owner began, and results that waited for it.
+    stops_taken_over,
+    retold,
+    /// Answers to users that they should try again.
+    put_off,
+    /// Batches that came to the store once more.
+    repeated,
+    /// Effects that were performed when the store had a newer epoch already: decided and committed before, and late.
+    late_effects,
     /// Instances with many tasks that began.
     broadcasts,
     sharded,

@@ -7,7 +7,7 @@ use pendula_model::change::{Change, Gap};
 use pendula_model::instance::Instance;
 use pendula_model::job::{Job, ScheduleState};
 use pendula_model::worker::WorkerRef;
-use pendula_model::{InstanceId, JobId, Timestamp};
+use pendula_model::{InstanceId, JobId, PartitionId, Timestamp};
 use pendula_schedule::Plan;
 
 use super::{Audit, JobRecord, limit_of};
@@ -121,7 +121,8 @@ impl Audit {
         let Some(job) = self.jobs.get_mut(&row.job) else { return };
         job.last_fire = job.last_fire.max(Some(at));
         let late = row.created_at.since(at.max(job.job.updated_at));
-        if self.calm && self.counts.crashes == 0 && late > IN_TIME {
+        let hit = self.counts.crashes + self.counts.stalls + self.counts.ambushes;
+        if self.calm && hit == 0 && late > IN_TIME {
             return self.breaks("fires_in_time", || format!("job {} fired {late:?} after {at}", row.job));
         }
         let disabled = job.disabled_ack.filter(|(version, since)| job.job.version <= *version && at > *since);
@@ -204,12 +205,13 @@ impl Audit {
         }
     }
 
-    /// When all is quiet, nothing that was due by `now` is left, and a fixed delay has not broken off.
-    pub(crate) fn check_due(&mut self, now: Timestamp) {
+    /// When all is quiet, nothing of a partition that was due by its `now` is left, and a fixed delay has not broken off.
+    pub(crate) fn check_due(&mut self, partition: PartitionId, now: Timestamp) {
         // The last moments may still be on their way.
         let (since, now) = (now, now.minus(Duration::from_secs(2)));
         let mut fault = None;
-        for (id, record) in self.jobs.iter().filter(|(_, record)| record.deleted.is_none() && record.job.spec.enabled) {
+        let is_on = |record: &JobRecord| record.deleted.is_none() && record.job.spec.enabled;
+        for (id, record) in self.jobs.iter().filter(|(id, record)| id.partition() == partition && is_on(record)) {
             let Some(plan) = &record.plan else { continue };
             match record.job.schedule.next_fire {
                 Some(next) if next <= now => fault = Some(format!("job {id} should have fired at {next}")),

@@ -12,10 +12,16 @@
 //! | `policy_holds`, `shards_complete` | [`policies`], when instances end |
 //! | `reduce_after_all_and_once` | [`policies`] when handlers start, [`tasks`] at each commit |
 //! | `tasks_keep_their_input` | [`policies`] at each dispatch, [`tasks`] at each commit |
+//! | `one_owner_per_epoch`, `epochs_only_grow`, `no_needless_takeover` | [`epochs`], when partitions are claimed |
+//! | `leases_are_exclusive`, `takeover_sees_all` | [`epochs`], when owners act and when they begin |
+//! | `stops_are_carried_out` | here and in [`tasks`], at each commit |
+//! | `current_attempts_are_kept` | [`acks`], when workers give up what they are told to |
+//! | `one_owner_in_the_end` | `crate::finale`, two lifetimes of a lease after the last fault |
 //! | `memory_matches_store`, `nothing_stuck`, `no_unbounded_memory` | `crate::finale`, at quiet moments |
 
 mod acks;
 mod counts;
+mod epochs;
 mod fires;
 mod policies;
 mod runs;
@@ -27,15 +33,20 @@ use std::sync::Arc;
 
 use pendula_engine::input::Outcome;
 use pendula_model::change::Change;
-use pendula_model::instance::{Instance, InstanceState, Reason, TaskState};
+use pendula_model::instance::{Instance, InstanceState, Reason, StopCause, TaskState};
 use pendula_model::job::{Job, JobSpec};
 use pendula_model::worker::WorkerRef;
-use pendula_model::{AppId, AttemptKey, InstanceId, JobId, Revision, SessionId, TaskId, TaskKey, Timestamp};
+use pendula_model::{
+    AppId, AttemptKey, InstanceId, JobId, PartitionId, Revision, SessionId, TaskId, TaskKey, Timestamp,
+};
 use pendula_schedule::Plan;
+use pendula_store::Batch;
 
 pub use counts::Counts;
+use epochs::Epochs;
 use tasks::{Attempts, Spread};
 
+use crate::breakage::Breakage;
 use crate::faults::{Fault, Profile};
 
 /// A law that did not hold.
@@ -69,6 +80,8 @@ pub(crate) struct JobRecord {
 pub(crate) struct InstanceRecord {
     pub(crate) state: InstanceState,
     pub(crate) attempt: u32,
+    /// A user's wish that it stops is on disk.
+    stopped_by_user: bool,
     job: JobId,
     revision: Revision,
     triggered: bool,
@@ -87,10 +100,12 @@ impl InstanceRecord {
 /// Everything that the laws are checked against.
 #[derive(Debug, Default)]
 pub struct Audit {
+    apps: BTreeMap<String, AppId>,
     pub(crate) jobs: BTreeMap<JobId, JobRecord>,
     pub(crate) instances: BTreeMap<InstanceId, InstanceRecord>,
     fires: BTreeSet<(JobId, Timestamp)>,
     keys: BTreeMap<(AppId, Arc<str>), InstanceId>,
+    epochs: BTreeMap<PartitionId, Epochs>,
     /// Instances that somebody was told of.
     acknowledged: BTreeSet<InstanceId>,
     /// The definitions that instances are made of.
@@ -114,6 +129,10 @@ pub struct Audit {
     ordered: bool,
     /// Whether nothing ever goes wrong.
     calm: bool,
+    /// Whether clocks are such that nobody else has a partition while the lease of its owner holds by its own count.
+    leases_hold: bool,
+    /// Whether the store does not write what it says.
+    store_lies: bool,
     /// Whether workers and their connections stay, but for what the owner does to them.
     workers_stay: bool,
     violation: Option<Violation>,
@@ -122,14 +141,23 @@ pub struct Audit {
 
 impl Audit {
     /// What may be expected of a mix.
-    pub(crate) fn of(profile: &Profile) -> Self {
+    pub(crate) fn of(profile: &Profile, breakage: Option<Breakage>) -> Self {
+        use Fault::*;
         let calm = profile.faults.is_empty();
-        let only_the_owner = |fault: &Fault| {
-            use Fault::*;
-            matches!(fault, Crash | Stall | AnswerLost | AnswerUncertain | ClockForward | ClockBack)
+        let may_stall = profile.may(Stall) || profile.may(Suspend);
+        let only_the_owner = |fault: &Fault| match fault {
+            Crash | AnswerLost | AnswerUncertain | ClockForward | ClockBack | Restart | HandOver => true,
+            // Workers wait for a server that stands still, and may come too late to the next.
+            Stall => !profile.is_cluster(),
+            Ambush => !may_stall,
+            _ => false,
         };
         let workers_stay = profile.lost == 0 && profile.faults.iter().all(|(fault, _)| only_the_owner(fault));
-        Audit { ordered: !profile.reorders, calm, workers_stay, ..Audit::default() }
+        let is_checked = !breakage.is_some_and(Breakage::ignores_leases);
+        let leases_hold = is_checked && !profile.may(Suspend) && !profile.may(StoreClock);
+        // Of such stores the audit knows that what it was told is not what was written.
+        let lies = matches!(breakage, Some(Breakage::FireInTwoSteps | Breakage::WritesLost));
+        Audit { ordered: !profile.reorders, calm, workers_stay, leases_hold, store_lies: lies, ..Audit::default() }
     }
 
     /// Remembers the first law that was broken.
@@ -143,14 +171,15 @@ impl Audit {
         self.violation.as_ref()
     }
 
-    /// A batch is on disk.
-    pub(crate) fn committed(&mut self, changes: &[Change], by_the_owner: bool) {
-        self.counts.commits += 1;
-        if !by_the_owner {
-            self.breaks("only_the_owner_writes", || format!("a stale owner wrote {changes:?}"));
+    /// The store took a batch. Returns whether it had not taken it before.
+    pub(crate) fn committed(&mut self, batch: &Batch, is_blind: bool) -> bool {
+        if !self.is_news(batch, is_blind) {
+            self.counts.repeated += 1;
+            return false;
         }
+        self.counts.commits += 1;
         let mut touched = fires::Touched::default();
-        for change in changes {
+        for change in &batch.changes {
             match change {
                 Change::JobInserted(job) => self.on_job(job, &mut touched),
                 Change::JobUpdated(job) => self.on_job(job, &mut touched),
@@ -180,12 +209,18 @@ impl Audit {
                         format!("instance {id} was quarantined, and nothing was broken")
                     });
                 }
-                Change::AppInserted(_) | Change::AppUpdated(_) | Change::AppDeleted(_) => {}
+                Change::AppInserted(app) => drop(self.apps.insert(app.name.clone(), app.id)),
+                Change::AppUpdated(_) | Change::AppDeleted(_) => {}
             }
         }
         self.check_limits(&touched);
         self.check_spreads(&touched);
         self.check_fires(touched);
+        true
+    }
+
+    pub(crate) fn app_named(&self, name: &str) -> Option<AppId> {
+        self.apps.get(name).copied()
     }
 
     fn on_inserted(&mut self, row: &Instance, touched: &mut fires::Touched) {
@@ -193,6 +228,7 @@ impl Audit {
         let record = InstanceRecord {
             state: InstanceState::Waiting,
             attempt: 0,
+            stopped_by_user: false,
             job: row.job,
             revision: row.revision,
             triggered: row.fire_time.is_some(),
@@ -229,6 +265,11 @@ impl Audit {
             *touched.admitted.entry(row.job).or_default() += 1;
         }
         let is_standalone = self.specs.get(&(row.job, row.revision)).is_some_and(|spec| !spec.mode.has_tasks());
+        let goes_on = record.stopped_by_user
+            && (row.attempt > record.attempt
+                || ![InstanceState::Stopping, InstanceState::Stopped].contains(&row.state));
+        let is_stopped = row.state == InstanceState::Stopping && row.stop_cause == Some(StopCause::User);
+        record.stopped_by_user |= is_stopped;
         record.state = row.state;
         record.attempt = row.attempt;
         let is_under_way = record.is_under_way();
@@ -236,6 +277,9 @@ impl Audit {
         if row.state.is_ended() {
             record.ended = Some(Box::new(row.clone()));
             touched.ended.push(row.id);
+        }
+        if goes_on {
+            self.breaks("stops_are_carried_out", || format!("a user stopped it, and it became {row:?}"));
         }
         if is_standalone {
             self.on_standalone(row, touched);

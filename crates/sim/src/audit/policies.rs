@@ -34,12 +34,13 @@ impl Audit {
             ExecutionMode::Sharded(sharded) => Some((key.task.0 as u32, sharded.total)),
             _ => None,
         };
-        let (fits, shown) = (part.shard == shard, format!("{part:?} instead of {task:?}"));
-        if !is_given {
-            self.breaks("tasks_keep_their_input", || shown);
-        } else if !fits {
-            self.breaks("shards_complete", || shown);
-        }
+        let law = match (is_given, part.shard == shard) {
+            (true, true) => return,
+            (true, false) => "shards_complete",
+            (false, _) => "tasks_keep_their_input",
+        };
+        let what = format!("{part:?} instead of {task:?}");
+        self.breaks(law, || what);
     }
 
     pub(super) fn check_policy(&mut self, id: InstanceId) {

@@ -7,7 +7,7 @@ use pendula_model::instance::{InstanceState, PastAttempt, Reason, TaskState};
 use pendula_model::job::JobSpec;
 use pendula_model::task::{Fanout, Task, TaskCounts, TaskRole};
 use pendula_model::worker::WorkerRef;
-use pendula_model::{InstanceId, TaskId, TaskKey, Timestamp};
+use pendula_model::{AppId, InstanceId, TaskId, TaskKey, Timestamp};
 
 use super::fires::Touched;
 use super::{Audit, is_unconfirmed};
@@ -65,9 +65,10 @@ impl Audit {
         self.instances.get(&id)?.spread.as_deref()
     }
 
-    /// The name of the job that an instance is of.
-    pub(crate) fn job_name(&self, id: InstanceId) -> Option<String> {
-        Some(self.jobs.get(&self.instances.get(&id)?.job)?.job.spec.name.clone())
+    /// The app and the name of the job that an instance is of.
+    pub(crate) fn job_of(&self, id: InstanceId) -> Option<(AppId, String)> {
+        let job = &self.jobs.get(&self.instances.get(&id)?.job)?.job;
+        Some((job.app, job.spec.name.clone()))
     }
 
     /// The latest active instance with tasks that somebody may want tried again.
@@ -199,6 +200,7 @@ impl Audit {
             asked.is_some_and(|asked| asked.iter().any(|tasks| tasks.is_empty() || tasks.contains(&key.task)));
         let Some(record) = self.instances.get_mut(&key.instance) else { return };
         let has_ended = record.ended.is_some();
+        let is_stopped = record.stopped_by_user;
         let Some(spread) = record.spread.as_mut() else { return };
         let Some(before) = spread.tasks.insert(key.task, row.clone()) else {
             return self.breaks("commits_are_accepted", || format!("task {key} was changed before it was made"));
@@ -221,6 +223,9 @@ impl Audit {
                     before.state, row.state
                 )
             });
+        }
+        if is_stopped && row.attempt > before.attempt {
+            self.breaks("stops_are_carried_out", || format!("a user stopped its instance, and {row:?} was placed"));
         }
         if succeeds_again {
             self.breaks("reduce_after_all_and_once", || format!("{key} succeeded twice"));

@@ -67,7 +67,7 @@ impl World {
         let connection = *connection;
         if let Some(Phase::Running { since, .. }) = self.workers[number].entry(attempt) {
             let since = *since;
-            let started_at = self.server_time_of(since);
+            let started_at = self.server_time_of(connection, since);
             let report = Report { attempt, event: ReportEvent::Started { started_at } };
             self.send_to_server(connection, ToServer::Reports(vec![report]));
         }
@@ -127,7 +127,7 @@ impl World {
         *sent_at = Some(now);
         let result = (*outcome == Outcome::Succeeded).then(|| Payload::json("1"));
         let (outcome, ran) = (outcome.clone(), *ran);
-        let started_at = ran.then(|| self.server_time_of(now));
+        let started_at = ran.then(|| self.server_time_of(connection, now));
         let event = ReportEvent::Ended { outcome, message: None, result, started_at };
         self.send_to_server(connection, ToServer::Reports(vec![Report { attempt, event }]));
     }
@@ -165,8 +165,9 @@ impl World {
         }
     }
 
-    /// What the owner's clock showed at a moment, from the duration that the worker told.
-    fn server_time_of(&self, real: u64) -> Timestamp {
-        self.wall().minus(Duration::from_micros(self.now - real))
+    /// What the clock of the server behind a connection showed at a moment, from the duration that the worker told.
+    fn server_time_of(&self, connection: u32, real: u64) -> Timestamp {
+        let entry = self.connections[&connection].entry;
+        self.wall_of(entry.server).minus(Duration::from_micros(self.now - real))
     }
 }

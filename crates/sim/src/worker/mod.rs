@@ -10,7 +10,7 @@ use pendula_engine::Dispatch;
 use pendula_engine::input::{Outcome, WorkerHello};
 use pendula_model::instance::Reason;
 use pendula_model::worker::{BootId, HostMetrics, TASKS, WorkerInfo, WorkerRef};
-use pendula_model::{AppId, AttemptKey, SessionId, TaskKey};
+use pendula_model::{AppId, AttemptKey, PartitionId, SessionId, TaskKey};
 
 use handlers::KILL_MOMENT;
 use mapping::Emission;
@@ -27,6 +27,7 @@ const REPORT_AGAIN: u64 = 10 * SECOND;
 
 pub(crate) struct Worker {
     name: String,
+    rank: usize,
     app: AppId,
     processors: Vec<String>,
     labels: BTreeMap<String, String>,
@@ -83,12 +84,14 @@ enum Cause {
 }
 
 impl Worker {
-    pub(crate) fn new(number: usize, app: AppId, slots: u32) -> Self {
+    /// The worker `rank` of an app.
+    pub(crate) fn new(rank: usize, app: AppId, slots: u32) -> Self {
         // All can run `a`, one of them `b`; each is in a zone of its own.
-        let processors = if number == 0 { vec!["a".to_owned(), "b".to_owned()] } else { vec!["a".to_owned()] };
-        let zone = ["x", "y", "z"][number % 3].to_owned();
+        let processors = if rank == 0 { vec!["a".to_owned(), "b".to_owned()] } else { vec!["a".to_owned()] };
+        let zone = ["x", "y", "z"][rank % 3].to_owned();
         Worker {
-            name: format!("w{number}"),
+            name: format!("w{rank}"),
+            rank,
             app,
             processors,
             labels: BTreeMap::from([("zone".to_owned(), zone)]),
@@ -155,8 +158,8 @@ impl World {
         }
         self.next_boot += 1;
         let boot = self.next_boot;
-        let Worker { app, slots, .. } = self.workers[number];
-        self.workers[number] = Worker { boot, alive: true, ..Worker::new(number, app, slots) };
+        let Worker { rank, app, slots, .. } = self.workers[number];
+        self.workers[number] = Worker { boot, alive: true, ..Worker::new(rank, app, slots) };
         self.audit.process_started(self.workers[number].reference(boot), slots);
         trace!(self, "worker w{number} starts as {boot}");
         self.dial(number, boot);
@@ -222,6 +225,14 @@ impl World {
         self.send_to_server(connection, ToServer::Hello(Box::new(hello)));
     }
 
+    /// A worker that was not welcomed tries elsewhere.
+    pub(crate) fn dial_overdue(&mut self, connection: u32) {
+        let Some(known) = self.connections.get(&connection) else { return };
+        if self.workers[known.worker].link == Link::Dialling(connection) {
+            self.worker_sees_close(connection);
+        }
+    }
+
     pub(crate) fn worker_sees_close(&mut self, connection: u32) {
         let Some(known) = self.connections.get(&connection) else { return };
         let (number, boot) = (known.worker, known.boot);
@@ -250,7 +261,7 @@ impl World {
             worker.link = Link::Up(connection);
             worker.seen = 0;
             for attempt in abort {
-                self.stopped(number, attempt, 0, true);
+                self.give_up(number, attempt);
             }
             let finished = self.workers[number].held(|phase| matches!(phase, Phase::Finished { .. }));
             for key in finished {
@@ -268,11 +279,15 @@ impl World {
         match message {
             ToWorker::Welcome { .. } => {}
             ToWorker::Dispatch(dispatch) => self.dispatched(number, dispatch),
-            ToWorker::Stop { attempt, grace, abandon } => {
-                self.stopped(number, attempt, grace.as_micros() as u64, abandon);
+            ToWorker::Stop { attempt, abandon: true, .. } => self.give_up(number, attempt),
+            ToWorker::Stop { attempt, grace, .. } => {
+                self.stopped(number, attempt, grace.as_micros() as u64);
             }
             ToWorker::Ack { attempt } => {
                 if matches!(worker.entry(attempt), Some(Phase::Finished { .. })) {
+                    let reference = worker.reference(worker.boot);
+                    self.audit.given_up(attempt, &reference);
+                    let worker = &mut self.workers[number];
                     worker.entries.remove(&attempt.key());
                     worker.recent.insert(attempt.key(), attempt.attempt);
                 }
@@ -308,15 +323,21 @@ impl World {
         }
     }
 
-    fn stopped(&mut self, number: usize, attempt: AttemptKey, grace: u64, abandon: bool) {
-        if self.workers[number].entry(attempt).is_none() {
-            return;
-        }
-        if abandon {
-            self.abandon(number, attempt.key());
-        } else {
+    fn stopped(&mut self, number: usize, attempt: AttemptKey, grace: u64) {
+        if self.workers[number].entry(attempt).is_some() {
             self.ask_to_stop(number, attempt, Cause::Server, grace);
         }
+    }
+
+    /// The server says that an attempt is not this worker's any more.
+    fn give_up(&mut self, number: usize, attempt: AttemptKey) {
+        let worker = &mut self.workers[number];
+        if worker.entry(attempt).is_none() {
+            return;
+        }
+        let reference = worker.reference(worker.boot);
+        self.audit.given_up(attempt, &reference);
+        self.abandon(number, attempt.key());
     }
 
     /// Heartbeats, repeated reports, timeouts while nobody else can see to them.
@@ -394,7 +415,8 @@ impl World {
     }
 
     /// Workers that have a session.
-    pub(crate) fn connected_workers(&self) -> usize {
-        self.workers.iter().filter(|worker| worker.is_connected()).count()
+    pub(crate) fn connected_workers(&self, partition: PartitionId) -> usize {
+        let of_app = self.workers.iter().filter(|worker| worker.app.partition() == partition);
+        of_app.filter(|worker| worker.is_connected()).count()
     }
 }

@@ -3,3 +3,4 @@
 mod histories;
 mod laws_bite;
 mod scenarios;
+mod takeovers;

@@ -16,7 +16,12 @@ fn calm(seconds: u64) -> Profile {
     Profile { length: Duration::from_secs(seconds), ..calm.clone() }
 }
 
-fn job(name: impl Into<String>, trigger: Trigger) -> JobSpec {
+/// A fire each so many milliseconds.
+pub(crate) fn every(millis: u64) -> Trigger {
+    Trigger { fixed_rate: Some(Duration::from_millis(millis)), ..Trigger::default() }
+}
+
+pub(crate) fn job(name: impl Into<String>, trigger: Trigger) -> JobSpec {
     let mut spec = JobSpec::new(name, Processor::Handler(Handler { name: "a".to_owned(), config: None }));
     spec.trigger = Some(trigger);
     spec
