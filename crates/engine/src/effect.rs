@@ -45,6 +45,21 @@ pub enum Effect {
     Observed(Observation),
 }
 
+impl Effect {
+    /// Whether it tells anybody something that must be true, so that an owner that was superseded unawares must not do it.
+    /// Reads are of no harm, and who asks what is in memory is told just that.
+    pub fn says_something(&self) -> bool {
+        !matches!(
+            self,
+            Effect::Reply { reply: Reply::Workers(_) | Reply::Explanation(_), .. }
+                | Effect::Load(_)
+                | Effect::LoadSchedules { .. }
+                | Effect::LoadTasks { .. }
+                | Effect::Observed(_)
+        )
+    }
+}
+
 /// What a worker needs to run an attempt.
 #[derive(Clone, Debug)]
 pub struct Dispatch {

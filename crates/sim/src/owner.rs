@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use pendula_engine::{Dispatch, Effect, Input, Output, Partition, Reply, ReplyTo, Settings};
+use pendula_engine::{Dispatch, Effect, Input, Output, Partition, ReplyTo, Settings};
 use pendula_model::change::Change;
 use pendula_model::instance::{Instance, InstanceState};
 use pendula_model::snapshot::Snapshot;
@@ -265,7 +265,7 @@ impl World {
             // The store first, so that it can work while effects are performed; but effects keep their order.
             let has_changes = !owner.open.changes.is_empty();
             if !waits && (has_changes || nothing_left) {
-                if has_changes || (proves && owner.open.effects.iter().any(says_something)) {
+                if has_changes || (proves && owner.open.effects.iter().any(Effect::says_something)) {
                     if !self.owner_steps(number, || Event::GoOn(number, true)) {
                         return;
                     }
@@ -402,7 +402,7 @@ impl World {
         trace!(self, "owner {number} performs {}", telling::effect(&effect));
         self.audit.speaks(&effect);
         let Some(owner) = self.owners.get(&number) else { return };
-        if says_something(&effect) {
+        if effect.says_something() {
             self.audit.performs(owner.partition, owner.epoch, owner.life.boot);
         }
         let connection = |session: SessionId| owner.sessions.get(&session).copied();
@@ -509,17 +509,6 @@ impl World {
         let longest = self.profile.store_takes.as_micros() as u64;
         if self.healed || self.dice.chance(500) { self.dice.below(200) } else { self.dice.below(longest) }
     }
-}
-
-/// Whether an effect tells anybody something that must be true. Reads are of no harm, and who asks what is in memory is
-/// told just that.
-fn says_something(effect: &Effect) -> bool {
-    let only_shows = matches!(effect, Effect::Reply { reply: Reply::Workers(_) | Reply::Explanation(_), .. });
-    let only_reads = matches!(
-        effect,
-        Effect::Load(_) | Effect::LoadSchedules { .. } | Effect::LoadTasks { .. } | Effect::Observed(_)
-    );
-    !only_shows && !only_reads
 }
 
 /// Times of the engine: the defaults, or shorter ones so that their ends are met more often.

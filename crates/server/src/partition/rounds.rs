@@ -266,12 +266,15 @@ impl Rounds {
         self.gathered.count(&self.open.changes);
     }
 
-    /// Gives the store what was decided, if it has nothing of ours in hand. What needs no commit is performed.
+    /// Gives the store what was decided, if it has nothing of ours in hand. What needs no commit is performed at once.
     async fn hand_over(&mut self) {
         if self.commit.is_some() {
             return;
         }
-        if self.open.changes.is_empty() {
+        // Among others, an empty commit proves that the partition is still ours: an owner that was superseded while its
+        // machine stood still, its clocks with it, would tell what is not true any more.
+        let proves = self.owner.member.is_some() && self.open.effects.iter().any(Effect::says_something);
+        if self.open.changes.is_empty() && !proves {
             let effects = std::mem::take(&mut self.open.effects);
             self.perform(effects);
             return;

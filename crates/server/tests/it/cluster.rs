@@ -10,10 +10,11 @@ use pendula_model::api::{AppCreate, LogEvent, RunJob, TokenCreate, TokenKind};
 use pendula_model::instance::InstanceState;
 use pendula_model::job::JobSpec;
 use pendula_model::processor::{Handler, Processor};
+use pendula_model::worker::BootId;
 use pendula_model::{InstanceId, PartitionId};
-use pendula_server::{Server, SystemClock};
-use pendula_store::MemoryStore;
+use pendula_server::{Clock, Server, SystemClock};
 use pendula_store::logs::SqliteLogStore;
+use pendula_store::{MemoryStore, Seat};
 use pendula_wire::v1;
 use pendula_wire::v1::to_worker::Message as Hear;
 use pendula_worker::worker::Timing;
@@ -344,6 +345,27 @@ async fn a_session_waits_until_somebody_took_the_app_over() {
     let Ok(Hear::Welcome(v1::Welcome { servers, .. })) = session.next().await else { panic!("no welcome") };
     assert!(begun.elapsed() < Duration::from_secs(7), "{:?}", begun.elapsed());
     assert_eq!(servers, [ring.url(other)], "who is gone is not told of");
+}
+
+/// Its machine stood still, its clocks with it, while another took over: when it goes on it believes in a lease that has
+/// run out. A welcome from it would make workers give up what the new owner gave them.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_was_superseded_unawares_welcomes_nobody() {
+    let ring = Ring::of(1).await;
+    let token = ring.app(0, "demo", "hello").await;
+    let partition = PartitionId::of_app("demo", PARTITIONS);
+    let (boot, hour) = (BootId(99), Duration::from_secs(3600));
+    let later = SystemClock.now().plus(hour);
+    let text = str::to_owned;
+    let other = Seat { boot, name: text("other"), address: text("http://127.0.0.1:1"), version: text("1") };
+    ring.store.join_sync(&other, hour, later);
+    let seen = ring.store.view_sync(later).holdings[usize::from(partition.0)].epoch;
+    let claimed = ring.store.claim_from_sync(partition, boot, seen, later).expect("the partition is there");
+    assert!(claimed.is_some(), "by then the owner's lease has run out");
+    if let Ok(mut session) = Raw::open(&ring.url(0), Some(&token), None, hello()).await {
+        let said = session.next().await;
+        assert!(said.is_err(), "{said:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
