@@ -33,7 +33,11 @@ pub struct Fleet {
 impl Fleet {
     /// A server, and workers of these names that are connected.
     pub async fn start(names: &[&str]) -> Fleet {
-        let server = Server::start().await;
+        Fleet::at(Server::start().await, names).await
+    }
+
+    /// The same with a server that is there.
+    pub async fn at(server: Server, names: &[&str]) -> Fleet {
         let token = server.app(APP).await;
         let effects = Effects::new(server.directory());
         let client = server.client();

@@ -4,11 +4,14 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Which way bytes go.
@@ -25,19 +28,62 @@ pub struct Proxy {
     accepting: JoinHandle<()>,
 }
 
+/// What a network does to what it carries, however well it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shape {
+    /// Bytes take so long, each way.
+    pub delay: Duration,
+    /// One packet in so many is lost and sent again, so that it and all behind it are `again` late; never when 0.
+    pub lost_one_in: u64,
+    pub again: Duration,
+    /// A connection that carries nothing for so long is ended, as balancers do.
+    pub idle_limit: Option<Duration>,
+}
+
 #[derive(Default)]
 struct Network {
+    shape: Shape,
     lines: Mutex<Vec<Arc<Line>>>,
     is_unplugged: AtomicBool,
     refused: AtomicU64,
 }
 
 /// One connection. What swallowed a byte carries nothing more that way: the rest would make no sense to the receiver.
-#[derive(Default)]
 struct Line {
+    shape: Shape,
     swallows: [AtomicBool; 2],
     swallowed: [AtomicU64; 2],
+    used_at: Mutex<Instant>,
     cut: CancellationToken,
+}
+
+impl Line {
+    fn new(shape: Shape) -> Self {
+        let used_at = Mutex::new(Instant::now());
+        Line {
+            shape,
+            swallows: [const { AtomicBool::new(false) }; 2],
+            swallowed: Default::default(),
+            used_at,
+            cut: CancellationToken::new(),
+        }
+    }
+
+    fn used_at(&self) -> Instant {
+        *self.used_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_used(&self) {
+        *self.used_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Resolves when it was idle for too long.
+    async fn idle(&self) {
+        let Some(limit) = self.shape.idle_limit else { return std::future::pending().await };
+        while self.used_at().elapsed() < limit {
+            tokio::time::sleep_until(self.used_at() + limit).await;
+        }
+    }
 }
 
 impl Proxy {
@@ -48,9 +94,14 @@ impl Proxy {
 
     /// Between its own port and each of `ports` in turn, whether anybody is there or not.
     pub async fn balance(ports: Vec<u16>) -> Proxy {
+        Proxy::shaped(ports, Shape::default()).await
+    }
+
+    /// The same on a network of some shape.
+    pub async fn shaped(ports: Vec<u16>, shape: Shape) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let own = listener.local_addr().expect("it is bound").port();
-        let network = Arc::<Network>::default();
+        let network = Arc::new(Network { shape, ..Network::default() });
         let accepting = tokio::spawn(accept(listener, ports, network.clone()));
         Proxy { port: own, network, accepting }
     }
@@ -125,7 +176,7 @@ async fn accept(listener: TcpListener, ports: Vec<u16>, network: Arc<Network>) {
             network.refused.fetch_add(1, Ordering::SeqCst);
             continue;
         }
-        let line = Arc::<Line>::default();
+        let line = Arc::new(Line::new(network.shape));
         network.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line.clone());
         let port = ports[next % ports.len()];
         next += 1;
@@ -148,20 +199,52 @@ async fn carry(worker: TcpStream, port: u16, line: &Line) -> io::Result<()> {
         ended = pump(from_worker, to_server, line, Way::ToServer) => ended,
         ended = pump(from_server, to_worker, line, Way::ToWorker) => ended,
         () = line.cut.cancelled() => Ok(()),
+        () = line.idle() => Ok(()),
     }
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: &Line, way: Way) -> io::Result<()> {
+/// Packets on their way at most; whoever sends more waits.
+const ON_THE_WAY: usize = 64;
+
+async fn pump(from: OwnedReadHalf, to: OwnedWriteHalf, line: &Line, way: Way) -> io::Result<()> {
+    let (sent, arrives) = mpsc::channel(ON_THE_WAY);
+    let (taken, delivered) = tokio::join!(take(from, sent, line, way), deliver(arrives, to));
+    taken.and(delivered)
+}
+
+async fn take(
+    mut from: OwnedReadHalf,
+    sent: mpsc::Sender<(Instant, Vec<u8>)>,
+    line: &Line,
+    way: Way,
+) -> io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     let swallows = || line.swallows[way as usize].load(Ordering::SeqCst);
-    loop {
+    let Shape { delay, lost_one_in, again, .. } = line.shape;
+    for packet in 1.. {
         let read = from.read(&mut buffer).await.unwrap_or(0);
+        line.is_used();
         match read {
             // The end is news too.
             0 if swallows() => return std::future::pending().await,
             0 => return Ok(()),
             read if swallows() => drop(line.swallowed[way as usize].fetch_add(read as u64, Ordering::SeqCst)),
-            read => to.write_all(&buffer[..read]).await?,
+            read => {
+                let is_lost = lost_one_in > 0 && packet % lost_one_in == 0;
+                let due = Instant::now() + delay + if is_lost { again } else { Duration::ZERO };
+                if sent.send((due, buffer[..read].to_vec())).await.is_err() {
+                    return Ok(());
+                }
+            }
         }
     }
+    unreachable!("there is always another packet")
+}
+
+async fn deliver(mut arrives: mpsc::Receiver<(Instant, Vec<u8>)>, mut to: OwnedWriteHalf) -> io::Result<()> {
+    while let Some((due, bytes)) = arrives.recv().await {
+        tokio::time::sleep_until(due).await;
+        to.write_all(&bytes).await?;
+    }
+    Ok(())
 }

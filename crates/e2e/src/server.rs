@@ -17,6 +17,7 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 
 pub struct Server {
     process: Process,
+    host: &'static str,
     port: u16,
     directory: TempDir,
     /// An administrator's secret.
@@ -32,18 +33,23 @@ impl Server {
 
     /// The same with further arguments.
     pub async fn start_with(arguments: &[&str]) -> Server {
+        Server::start_on("127.0.0.1", arguments).await
+    }
+
+    /// The same on another address of this machine, as URLs have it.
+    pub async fn start_on(host: &'static str, arguments: &[&str]) -> Server {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port is free").port();
+        let port = TcpListener::bind(format!("{host}:0")).and_then(|l| l.local_addr()).expect("a port is free").port();
         let token = format!("e2e-{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
         let arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let process = launch(directory.path(), port, &token, &arguments);
-        let server = Server { process, port, directory, token, arguments };
+        let process = launch(directory.path(), &format!("{host}:{port}"), &token, &arguments);
+        let server = Server { process, host, port, directory, token, arguments };
         server.ready().await;
         server
     }
 
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}:{}", self.host, self.port)
     }
 
     pub fn port(&self) -> u16 {
@@ -94,7 +100,8 @@ impl Server {
     /// Starts it again on the same port and directory.
     pub async fn restart(&mut self) {
         self.kill();
-        self.process = launch(self.directory.path(), self.port, &self.token, &self.arguments);
+        self.process =
+            launch(self.directory.path(), &format!("{}:{}", self.host, self.port), &self.token, &self.arguments);
         self.ready().await;
     }
 
@@ -108,11 +115,11 @@ fn log_of(directory: &Path) -> PathBuf {
     directory.join("output.log")
 }
 
-fn launch(directory: &Path, port: u16, token: &str, arguments: &[String]) -> Process {
+fn launch(directory: &Path, listen: &str, token: &str, arguments: &[String]) -> Process {
     let mut command = Command::new(pendula());
     command
         .arg("server")
-        .args(["--listen", &format!("127.0.0.1:{port}")])
+        .args(["--listen", listen])
         .args(["--database", &format!("sqlite:{}", directory.join("data").display())])
         .args(arguments)
         .env("PENDULA_ADMIN_TOKEN", token);

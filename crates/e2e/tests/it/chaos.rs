@@ -1,6 +1,8 @@
 //! A cluster under load while everything that can break breaks. `CHAOS_SECONDS` says for how long (default: each event
 //! once; `make soak`: 300), `CHAOS_RATE` how many runs are asked for per second, `CHAOS_SEED` which history.
 
+mod prober;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +24,8 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rustix::process::Signal;
+
+use self::prober::{Done, Prober};
 
 const APPS: [&str; 4] = ["north", "east", "south", "west"];
 /// Who ask for runs, per app.
@@ -155,6 +159,14 @@ fn jobs() -> Vec<JobSpec> {
     ]
 }
 
+/// What those who do everything else run: longer than it takes to follow and stop it.
+fn probed() -> JobSpec {
+    JobSpec {
+        params: serde_json::Map::from_iter([("millis".to_owned(), 60_000.into())]),
+        ..handler("probed", "linger")
+    }
+}
+
 /// One that asks for runs through all servers in turn, and repeats each request until it is answered.
 struct Submitter {
     clients: Vec<Client>,
@@ -231,6 +243,7 @@ struct Load {
     stop: Arc<AtomicBool>,
     untyped: Arc<AtomicUsize>,
     submitters: Vec<tokio::task::JoinHandle<Vec<(String, InstanceId)>>>,
+    probers: Vec<tokio::task::JoinHandle<Done>>,
     begun: Instant,
 }
 
@@ -240,7 +253,7 @@ impl Load {
         let mut workers = Vec::new();
         for app in APPS {
             let token = ring.app(app).await;
-            for job in jobs() {
+            for job in jobs().into_iter().chain([probed()]) {
                 ring.client(1).job_create(app, &job).await.expect("the job is valid");
             }
             let program = Path::new(env!("CARGO_BIN_EXE_pendula-e2e-noter"));
@@ -260,13 +273,29 @@ impl Load {
             tokio::spawn(Submitter { clients, app, name, pace, stop, untyped }.run())
         });
         let submitters = submitters.collect();
-        Load { ring, workers, stop, untyped, submitters, begun: Instant::now() }
+        // Each server is asked about an app that it may own, and about one that it may not.
+        let probers = clients.iter().enumerate().flat_map(|(place, client)| {
+            [0, 1].map(|more| {
+                let (client, app) = (client.clone(), APPS[place + more]);
+                let (stop, untyped) = (stop.clone(), untyped.clone());
+                let name = format!("prober of {app} at {place}");
+                tokio::spawn(Prober { client, app, name, stop, untyped, done: Done::default() }.run())
+            })
+        });
+        let probers = probers.collect();
+        Load { ring, workers, stop, untyped, submitters, probers, begun: Instant::now() }
     }
 
     /// Ends it, waits until nothing is active, and checks everything. Returns when which beat was made, per app.
     async fn check(self) -> Vec<Vec<(Timestamp, Timestamp)>> {
-        let Load { ring, workers, stop, untyped, submitters, begun } = self;
+        let Load { ring, workers, stop, untyped, submitters, probers, begun } = self;
         stop.store(true, Ordering::Relaxed);
+        let mut done = Done::default();
+        for prober in probers {
+            done.add(prober.await.expect("no prober panicked"));
+        }
+        done.print();
+        done.verify();
         let mut acknowledged = BTreeMap::new();
         for submitter in submitters {
             acknowledged.extend(submitter.await.expect("no submitter panicked").into_iter().map(|(key, id)| (id, key)));
@@ -317,6 +346,14 @@ impl Load {
                 }
             }
         }
+        for app in APPS {
+            for view in all_instances(&client, app, "probed").await {
+                known.insert(view.id);
+                let is_over =
+                    matches!(view.state, InstanceState::Stopped | InstanceState::Canceled | InstanceState::Succeeded);
+                assert!(is_over, "{view:?}");
+            }
+        }
         for (id, key) in &acknowledged {
             assert!(known.contains(id), "acknowledged instance {id} ({key}) is gone");
         }
@@ -329,6 +366,8 @@ impl Load {
             notes.len(),
             begun.elapsed().as_secs_f64()
         );
+        let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+        assert_eq!(ring.postgres.query(ring.database(), deadlocks).trim(), "0", "deadlocks since the database started");
         assert_eq!(untyped.load(Ordering::Relaxed), 0, "errors that are no typed, retryable ones");
         beats
     }

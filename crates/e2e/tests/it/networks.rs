@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use pendula_e2e::Server;
 use pendula_e2e::fleet::{Fleet, SOON, broadcast};
 use pendula_e2e::process::eventually;
-use pendula_e2e::proxy::{Proxy, Way};
+use pendula_e2e::proxy::{Proxy, Shape, Way};
 use pendula_model::instance::{InstanceState, TaskState};
 use pendula_model::mode::Broadcast;
 use pendula_model::{InstanceId, Timestamp};
@@ -155,4 +156,55 @@ async fn a_pulled_cable_is_noticed_by_both_sides() {
     broken.fleet.connected(&ALL).await;
     broken.fleet.effects.open("go");
     broken.verify(id).await;
+}
+
+/// O-10: 300 ms there and back, one packet in twenty lost and sent again. Nothing is done twice, nothing lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn o_10_a_long_and_lossy_way_costs_time_and_nothing_else() {
+    let shape = Shape {
+        delay: Duration::from_millis(150),
+        lost_one_in: 20,
+        again: Duration::from_millis(700),
+        ..Shape::default()
+    };
+    let mut fleet = Fleet::start(&["w1", "w2"]).await;
+    let proxy = Proxy::shaped(vec![fleet.server.port()], shape).await;
+    fleet.add_at(&proxy.url(), "w3");
+    fleet.connected(&ALL).await;
+    let broken = Broken { fleet, proxy };
+    broken.fleet.effects.open("go");
+    let id = broken.run().await;
+    broken.verify(id).await;
+    for _ in 0..5 {
+        broken.verify_next().await;
+    }
+}
+
+/// O-10: a balancer that ends connections which carry nothing: heartbeats keep them alive.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn o_10_a_balancer_finds_no_idle_connection() {
+    /// Longer than from one heartbeat to the next (3 s).
+    const LIMIT: Duration = Duration::from_secs(5);
+    let shape = Shape { idle_limit: Some(LIMIT), ..Shape::default() };
+    let mut fleet = Fleet::start(&["w1", "w2"]).await;
+    let proxy = Proxy::shaped(vec![fleet.server.port()], shape).await;
+    fleet.add_at(&proxy.url(), "w3");
+    fleet.connected(&ALL).await;
+    let broken = Broken { fleet, proxy };
+    let since = broken.session().await.expect("it is connected");
+    tokio::time::sleep(2 * LIMIT).await;
+    assert_eq!(broken.session().await, Some(since), "it is the same connection");
+    broken.fleet.effects.open("go");
+    let id = broken.run().await;
+    broken.verify(id).await;
+}
+
+/// O-10: nothing but IPv6.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn o_10_servers_and_workers_need_no_ipv4() {
+    let fleet = Fleet::at(Server::start_on("[::1]", &[]).await, &["w1"]).await;
+    let script = fleet.effects.begin();
+    let id = fleet.run(&broadcast("six", &script, Broadcast::default())).await;
+    let view = fleet.ended(id, SOON).await;
+    assert_eq!(view.state, InstanceState::Succeeded, "{view:?}");
 }
