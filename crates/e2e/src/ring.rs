@@ -18,6 +18,9 @@ use crate::proxy::Proxy;
 /// How long a server may take to be ready, on a machine that does other things too.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
+/// How long a server may take to stop that has somebody to give its partitions to.
+const STOPPED_WITHIN: Duration = Duration::from_secs(8);
+
 /// Servers, their database, and the way to it.
 pub struct Ring {
     pub servers: Vec<Member>,
@@ -209,9 +212,11 @@ impl Member {
     /// SIGTERM, and waits until it is gone.
     pub async fn stop(&mut self) {
         let Some(mut process) = self.process.take() else { return };
+        let begun = std::time::Instant::now();
         process.signal(Signal::TERM);
         let code = tokio::task::spawn_blocking(move || process.wait(READY_WITHIN)).await.expect("no panic");
         assert_eq!(code, Some(0), "a server that is told to stop ends well");
+        assert!(begun.elapsed() < STOPPED_WITHIN, "it took {:?}:\n{}", begun.elapsed(), self.output());
     }
 
     pub fn signal(&self, signal: Signal) {

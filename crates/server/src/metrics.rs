@@ -279,7 +279,7 @@ impl Metrics {
         self.sessions.get()
     }
 
-    pub(crate) fn open_connections(&self) -> i64 {
+    pub fn open_connections(&self) -> i64 {
         self.connections.get()
     }
 

@@ -19,7 +19,7 @@ use pendula_wire::frame::MAX_MESSAGE_BYTES;
 use pendula_wire::v1::worker_service_server::{SERVICE_NAME, WorkerServiceServer};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -40,6 +40,9 @@ use crate::{api, retention, storage, tls};
 const GIVING_AWAY: Duration = Duration::from_secs(5);
 /// How long a stopped server waits for the last users of its store.
 const LAST_USERS: Duration = Duration::from_secs(5);
+
+/// How long a server that gave all away waits for others to have it.
+const SUCCEEDED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Runs a server until `shutdown` resolves, and then stops it in order.
 ///
@@ -248,6 +251,12 @@ impl Server {
         let patience = Instant::now() + GIVING_AWAY.min(self.state.config.shutdown_within);
         while self.state.partitions.status().owned > 0 && Instant::now() < patience {
             tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        // Who asks us from here on is sent to whom we saw last: so we look until others have everything.
+        let patience = patience.min(Instant::now() + SUCCEEDED_WITHIN);
+        while !relay.member.is_needless() && Instant::now() < patience {
+            relay.member.look();
+            let _ = timeout_at(patience, relay.member.news()).await;
         }
         let kept = self.state.partitions.status().owned;
         if kept > 0 {

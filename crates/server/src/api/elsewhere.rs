@@ -80,6 +80,10 @@ pub(super) async fn answer(
         if !is_not_owner(&answer) {
             return answer;
         }
+        // Of a server that stops nobody sees who takes over.
+        if errand.relay.member.has_left() {
+            return ApiError::new(&NO_OWNER).into_response();
+        }
         errand.relay.member.look();
         let again = deadline.min(Instant::now() + TRY_AGAIN);
         let _ = timeout_at(again, errand.relay.member.news()).await;

@@ -61,6 +61,7 @@ struct Inner {
     lease: Lease,
     seen: watch::Sender<Option<Seen>>,
     is_leaving: AtomicBool,
+    has_left: AtomicBool,
     /// Somebody has reason to think that something moved.
     look: Notify,
     /// We let go of something, and others should know.
@@ -75,6 +76,7 @@ impl Member {
             lease: Lease::none(),
             seen: watch::Sender::new(None),
             is_leaving: AtomicBool::new(false),
+            has_left: AtomicBool::new(false),
             look: Notify::new(),
             moved: Notify::new(),
         };
@@ -120,6 +122,21 @@ impl Member {
 
     pub(crate) fn is_leaving(&self) -> bool {
         self.inner.is_leaving.load(Ordering::Acquire)
+    }
+
+    /// Whether the seat was given up: nothing new will be seen.
+    pub(crate) fn has_left(&self) -> bool {
+        self.inner.has_left.load(Ordering::Acquire)
+    }
+
+    /// Whether others have everything, as far as was seen, or there are none who could.
+    pub(crate) fn is_needless(&self) -> bool {
+        let Some((view, since)) = self.view() else { return true };
+        let takes =
+            |server: &&Seated| server.expires_in > since && !server.is_leaving && server.seat.boot != self.boot();
+        let takers: BTreeSet<BootId> = view.servers.iter().filter(takes).map(|server| server.seat.boot).collect();
+        let is_taken = |holding: &Holding| holding.owner.is_some_and(|owner| takers.contains(&owner));
+        takers.is_empty() || view.holdings.iter().all(is_taken)
     }
 
     /// Where a partition is that is not here, as far as was seen.
@@ -211,6 +228,7 @@ impl Member {
 
     /// Gives up the seat.
     pub(crate) async fn leave(&self) {
+        self.inner.has_left.store(true, Ordering::Release);
         self.inner.lease.end();
         if let Err(error) = self.cluster().leave(self.boot()).await {
             tracing::warn!(%error, "the seat could not be given up; it runs out by itself");

@@ -347,6 +347,26 @@ async fn a_session_waits_until_somebody_took_the_app_over() {
     assert_eq!(servers, [ring.url(other)], "who is gone is not told of");
 }
 
+/// It will not learn who takes over, so it does not keep anybody waiting for that; nor does that keep it from ending.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_an_owner_is_told_to_ask_elsewhere_when_the_server_stops() {
+    let mut ring = Ring::of(2).await;
+    ring.app(0, "demo", "hello").await;
+    let (owner, other) = (ring.owner_of("demo").expect("somebody has it"), ring.stranger_to("demo"));
+    drop(ring.servers[owner].take());
+    let client = ring.client(other);
+    let waiting = tokio::spawn(async move { client.worker_list("demo").await });
+    let state = ring.server(other).state().clone();
+    until("it waits", async || state.metrics.open_connections() > 0).await;
+    drop(state);
+    let begun = Instant::now();
+    let stopping = ring.servers[other].take().expect("it runs");
+    soon("it stops", stopping.stop()).await;
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    let error = waiting.await.expect("no panic").expect_err("nobody had it");
+    assert!(error.is_retryable(), "{error}");
+}
+
 /// Its machine stood still, its clocks with it, while another took over: when it goes on it believes in a lease that has
 /// run out. A welcome from it would make workers give up what the new owner gave them.
 #[tokio::test(flavor = "multi_thread")]
