@@ -31,7 +31,8 @@ pub use jobs::{
 };
 pub use listings::{due_jobs_come_in_order, instance_listings_agree_with_a_scan, job_listings_are_paged};
 pub use ownership::{
-    batches_are_whole, concurrent_batches_fail_alone, only_the_latest_epoch_writes, snapshots_hold_what_is_under_way,
+    batches_are_whole, concurrent_batches_fail_alone, only_the_latest_epoch_writes,
+    s4_4_no_kind_of_change_is_accepted_from_a_stale_owner, snapshots_hold_what_is_under_way,
 };
 pub use tasks::{
     counts_move_by_version, ended_instances_settle_their_tasks, instances_without_worker_or_tasks_are_broken,
@@ -55,6 +56,7 @@ macro_rules! conformance_tests {
             jobs_are_read_as_written, schedules_advance_from_what_was_expected,
             due_jobs_come_in_order, instance_listings_agree_with_a_scan, job_listings_are_paged,
             batches_are_whole, concurrent_batches_fail_alone, only_the_latest_epoch_writes,
+            s4_4_no_kind_of_change_is_accepted_from_a_stale_owner,
             snapshots_hold_what_is_under_way,
             counts_move_by_version, ended_instances_settle_their_tasks,
             instances_without_worker_or_tasks_are_broken, lawless_tasks_are_refused, pruning_forgets_tasks,

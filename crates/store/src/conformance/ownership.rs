@@ -1,8 +1,10 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use pendula_model::change::Change;
-use pendula_model::instance::{InstanceState, TaskState};
-use pendula_model::job::{Job, JobSpec};
+use pendula_model::app::App;
+use pendula_model::change::{Change, Gap};
+use pendula_model::instance::{Instance, InstanceState, PastAttempt, Reason, TaskState};
+use pendula_model::job::{Job, JobSpec, ScheduleState};
 use pendula_model::task::{Fanout, Phase, Task, TaskRole};
 use pendula_model::{Epoch, PartitionId, Revision, TaskId};
 
@@ -39,6 +41,89 @@ pub async fn only_the_latest_epoch_writes(store: Arc<dyn Store>) {
     assert!(matches!(store.partition_claim(nowhere, "x", START).await, Err(StoreError::Corrupt { .. })));
     let batch = Batch { partition: nowhere, epoch: Epoch(0), number: 0, changes: Vec::new() };
     assert!(matches!(store.commit(batch).await, Err(StoreError::Corrupt { .. })));
+}
+
+/// S4-4: nothing comes to run, or on its way there, but by the owner of the moment: every kind of change is refused from
+/// another epoch, whatever it would have led to. A kind that is new must be added here before this compiles.
+pub async fn s4_4_no_kind_of_change_is_accepted_from_a_stale_owner(store: Arc<dyn Store>) {
+    let mut world = World::new(store.clone()).await;
+    let (app, job) = world.with_job().await;
+    let waiting = world.instance(&job);
+    let spread = moved(&world.instance(&job), InstanceState::Running);
+    let failed = moved(&world.instance(&job), InstanceState::Failed);
+    let fanout = Fanout::new(spread.id, Phase::Main);
+    let task = Task::new(spread.id, TaskId(3), TaskRole::Shard, "3/4".into(), START);
+    world.commit(vec![inserted(&waiting), inserted(&spread)]).await;
+    let again = Instance { rerun_of: Some(failed.id), ..world.instance(&job) };
+    let (schedule, anchor) = (ScheduleState::default(), START);
+    let gap = Gap { from: START, to: START, count: 1, noticed_at: START };
+    let attempt = PastAttempt {
+        instance: waiting.id,
+        task: TaskId::ROOT,
+        attempt: 1,
+        state: TaskState::Failed,
+        worker: None,
+        placement: None,
+        dispatched_at: None,
+        started_at: None,
+        ended_at: START,
+        reason: Reason::WORKER_LOST,
+        message: None,
+    };
+    let changes = vec![
+        Change::AppInserted(world.app("late")),
+        Change::AppUpdated(App { version: app.version + 1, ..app.clone() }),
+        Change::AppDeleted(app.id),
+        Change::JobInserted(world.job(&app, "late")),
+        Change::JobUpdated(Job { version: job.version + 1, ..job.clone() }),
+        Change::JobDeleted { id: job.id, version: job.version, at: START },
+        Change::ScheduleAdvanced { job: job.id, expected_next: None, schedule: ScheduleState { anchor, ..schedule } },
+        Change::GapRecorded { job: job.id, gap },
+        inserted(&again),
+        updated(&moved(&waiting, InstanceState::Dispatched)),
+        updated(&moved(&waiting, InstanceState::Running)),
+        ended(&moved(&waiting, InstanceState::Succeeded)),
+        Change::InstanceQuarantined { id: waiting.id, at: START, why: "unreadable".to_owned(), prune_at: START },
+        Change::AttemptEnded(attempt),
+        Change::FanoutInserted(fanout.clone()),
+        Change::FanoutUpdated(Fanout { version: fanout.version + 1, ..fanout }),
+        Change::TasksInserted(vec![task.clone()]),
+        Change::TasksCopied { from: failed.id, to: again.id, at: START, count: 1 },
+        Change::TaskUpdated(Box::new(Task { state: TaskState::Running, version: task.version + 1, ..task })),
+    ];
+    let kinds: BTreeSet<u8> = changes.iter().map(kind).collect();
+    assert_eq!(kinds, (0..=17).collect());
+    store.partition_claim(HOME, "another", START).await.unwrap();
+    let before = world.dump().await;
+    for change in changes {
+        let told = format!("{change:?}");
+        let refused = world.try_commit(vec![change]).await;
+        assert!(matches!(refused, Err(StoreError::Fenced { .. })), "{refused:?}: {told}");
+    }
+    assert_eq!(world.dump().await, before);
+}
+
+fn kind(change: &Change) -> u8 {
+    match change {
+        Change::AppInserted(_) => 0,
+        Change::AppUpdated(_) => 1,
+        Change::AppDeleted(_) => 2,
+        Change::JobInserted(_) => 3,
+        Change::JobUpdated(_) => 4,
+        Change::JobDeleted { .. } => 5,
+        Change::ScheduleAdvanced { .. } => 6,
+        Change::GapRecorded { .. } => 7,
+        Change::InstanceInserted { .. } => 8,
+        Change::InstanceUpdated(_) => 9,
+        Change::InstanceEnded { .. } => 10,
+        Change::InstanceQuarantined { .. } => 11,
+        Change::AttemptEnded(_) => 12,
+        Change::FanoutInserted(_) => 13,
+        Change::FanoutUpdated(_) => 14,
+        Change::TasksInserted(_) => 15,
+        Change::TasksCopied { .. } => 16,
+        Change::TaskUpdated(_) => 17,
+    }
 }
 
 pub async fn batches_are_whole(store: Arc<dyn Store>) {
