@@ -1,7 +1,7 @@
 # `make run` and `make test` are all that a newcomer needs; each installs what it lacks.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test bench fmt lint check soak upgrade-check crontab-check prepare
+.PHONY: help run test bench fmt lint check soak upgrade-check compat crontab-check prepare
 
 export CARGO_TERM_COLOR ?= auto
 
@@ -39,6 +39,10 @@ upgrade-check: prepare ## Upgrade servers under load, one by one, from the versi
 	cargo build --release --locked --bin pendula
 	PENDULA_OLD_BIN=$(CURDIR)/target/old-target/release/pendula PENDULA_BIN=$(CURDIR)/target/release/pendula \
 		cargo test --locked -p pendula-e2e -- --nocapture s1_6
+
+compat: prepare ## Every published PowerJob worker and client against this server: prints version by feature (COMPAT_VERSIONS, COMPAT_CLIENTS, COMPAT_BIG, COMPAT_TASKS)
+	cargo test --workspace --locked --no-run
+	cargo test --workspace --locked --test it -- --ignored --nocapture compat_
 
 crontab-check: prepare ## Import the crontabs that Debian packages ship (installs a few, as root)
 	cargo build --release --locked --bin pendula

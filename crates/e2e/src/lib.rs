@@ -5,6 +5,7 @@ pub mod binary;
 pub mod effects;
 pub mod fleet;
 pub mod notes;
+pub mod powerjob;
 pub mod process;
 pub mod proxy;
 pub mod ring;

@@ -250,6 +250,9 @@ pub enum Outcome {
     },
     /// It started, and was given up because the worker shuts down.
     HandedBack,
+    /// The worker is there and does not know it any more; whether it ran nobody can tell. Said by gateways to workers that
+    /// keep no reports.
+    Lost,
 }
 
 /// A live worker, for listings.

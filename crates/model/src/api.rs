@@ -499,6 +499,8 @@ pub enum TokenKind {
     Worker,
     /// Reads `/metrics` and nothing else.
     Metrics,
+    /// The password of one app's clients of PowerJob's OpenAPI, and nothing else.
+    Powerjob,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -507,7 +509,7 @@ pub enum TokenKind {
 pub struct TokenCreate {
     pub name: String,
     pub kind: TokenKind,
-    /// Name of the app, for kinds `app` and `worker`.
+    /// Name of the app, for kinds `app`, `worker` and `powerjob`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app: Option<String>,
     /// As `90d`; none means that it does not expire.

@@ -119,6 +119,9 @@ impl JobSpec {
             let message = "an http request cannot emit sub-tasks; use shell, python or a handler";
             return Err(Invalid::new("mode", message));
         }
+        if let Processor::PowerJob(powerjob) = &self.processor {
+            powerjob.validate_mode(&self.mode)?;
+        }
         if self.delivery == Delivery::AtMostOnce && self.retry.attempts > 1 {
             let message = "an at_most_once job never starts twice; set it to 1 or use at_least_once";
             return Err(Invalid::new("retry.attempts", message));

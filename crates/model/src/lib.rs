@@ -17,6 +17,7 @@ pub mod mode;
 #[cfg(feature = "openapi")]
 mod openapi;
 pub mod policy;
+pub mod powerjob;
 pub mod processor;
 pub mod snapshot;
 pub mod task;

@@ -1,5 +1,6 @@
 //! What a worker runs: a built-in processor with its settings, or a handler that a user registered with an SDK.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::invalid::Invalid;
 use crate::limits;
+use crate::powerjob::PowerJob;
 
 /// In a definition, one key names the processor: `{ shell: "./report.sh" }`, `{ http: { url: … } }`,
 /// `{ handler: report }`.
@@ -22,6 +24,9 @@ pub enum Processor {
     Http(Http),
     /// A function registered with a worker SDK.
     Handler(#[serde(with = "short_form")] Handler),
+    /// A processor in a PowerJob worker.
+    #[serde(rename = "powerjob")]
+    PowerJob(PowerJob),
 }
 
 /// A script, either as bare text or with settings.
@@ -201,16 +206,25 @@ mod short_form {
 }
 
 /// Names that a handler must not take, because a built-in processor has them or will.
-pub const RESERVED: [&str; 5] = ["shell", "python", "http", "sql", "wasm"];
+pub const RESERVED: [&str; 6] = ["shell", "python", "http", "sql", "wasm", "powerjob"];
 
 impl Processor {
-    /// The name under which a worker offers it.
+    /// Its name, for people and on the wire.
     pub fn name(&self) -> &str {
         match self {
             Processor::Shell(_) => "shell",
             Processor::Python(_) => "python",
             Processor::Http(_) => "http",
             Processor::Handler(handler) => &handler.name,
+            Processor::PowerJob(_) => "powerjob",
+        }
+    }
+
+    /// The name under which a worker offers it: see [`WorkerInfo::offers`](crate::worker::WorkerInfo::offers).
+    pub fn offered_as(&self) -> Cow<'_, str> {
+        match self {
+            Processor::PowerJob(powerjob) => powerjob.offered_as().into(),
+            _ => self.name().into(),
         }
     }
 
@@ -225,6 +239,7 @@ impl Processor {
             Processor::Shell(script) | Processor::Python(script) => serde_json::to_string(script),
             Processor::Http(http) => serde_json::to_string(http),
             Processor::Handler(handler) => serde_json::to_string(&handler.config),
+            Processor::PowerJob(powerjob) => serde_json::to_string(powerjob),
         };
         json.expect("maps with string keys always become JSON")
     }
@@ -235,9 +250,10 @@ impl Processor {
             Processor::Shell(script) => check_script(script).map_err(|e| e.inside("shell")),
             Processor::Python(script) => check_script(script).map_err(|e| e.inside("python")),
             Processor::Http(http) => check_http(http).map_err(|e| e.inside("http")),
+            Processor::PowerJob(powerjob) => powerjob.validate().map_err(|e| e.inside("powerjob")),
             Processor::Handler(handler) => {
                 limits::check_name("handler", &handler.name)?;
-                if RESERVED.contains(&handler.name.as_str()) {
+                if RESERVED.contains(&handler.name.as_str()) || handler.name.starts_with("powerjob:") {
                     let message = format!("`{}` is the name of a built-in processor", handler.name);
                     return Err(Invalid::new("handler", message));
                 }

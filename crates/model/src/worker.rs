@@ -79,6 +79,18 @@ pub struct WorkerInfo {
     pub metrics: HostMetrics,
 }
 
+impl WorkerInfo {
+    /// Whether it may run the processor that is offered under `name`: it offers that, or all that begin alike (`prefix:*`),
+    /// because which of them it has shows only when it is asked to run one.
+    pub fn offers(&self, name: &str) -> bool {
+        let offers = |offered: &String| match offered.strip_suffix('*') {
+            Some(prefix) if prefix.ends_with(':') => name.starts_with(prefix),
+            _ => offered == name,
+        };
+        self.processors.iter().any(offers)
+    }
+}
+
 /// The capability without which a worker gets whole instances only.
 pub const TASKS: &str = "tasks";
 
@@ -371,6 +383,17 @@ mod tests {
             capabilities: Vec::new(),
             address: String::new(),
             metrics: HostMetrics::default(),
+        }
+    }
+
+    #[test]
+    fn a_worker_may_offer_all_names_that_begin_alike() {
+        let mut info = worker(&[]);
+        info.processors = vec!["report".to_owned(), "powerjob:*".to_owned(), "*".to_owned()];
+        for (name, offered) in
+            [("report", true), ("reports", false), ("powerjob:com.acme.A", true), ("powerjob", false), ("shell", false)]
+        {
+            assert_eq!(info.offers(name), offered, "{name}");
         }
     }
 

@@ -27,5 +27,6 @@ mod tls;
 pub use clock::{Clock, SystemClock};
 pub use config::{Config, ConfigSources, Flags};
 pub use partition::{CommandError, Partitions};
-pub use run::{Server, run};
+pub use run::{Server, run, run_with};
+pub use session::gateway::{self, Gateway};
 pub use state::ServerState;

@@ -42,6 +42,11 @@ struct Relayed {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Listening {
+    listener: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Loop {
     r#loop: String,
 }
@@ -77,6 +82,7 @@ pub struct Metrics {
     log_bytes: Counter,
     log_bytes_lost: Counter,
     pruned: Counter,
+    unauthenticated_listeners: Family<Listening, Gauge>,
     connections: Gauge,
     connections_refused: Counter,
     last_tick: Family<Loop, Fraction>,
@@ -132,6 +138,7 @@ impl Metrics {
             log_bytes: Counter::default(),
             log_bytes_lost: Counter::default(),
             pruned: Counter::default(),
+            unauthenticated_listeners: Family::default(),
             connections: Gauge::default(),
             connections_refused: Counter::default(),
             last_tick: Family::default(),
@@ -174,6 +181,7 @@ impl Metrics {
         r.register_with_unit("log", "Log text that was stored", Unit::Bytes, self.log_bytes.clone());
         r.register_with_unit("log_lost", "Log text that workers had to drop", Unit::Bytes, self.log_bytes_lost.clone());
         r.register("instances_pruned", "Ended instances that were forgotten", self.pruned.clone());
+        r.register("unauthenticated_listeners", "Ports of gateways whose workers cannot authenticate", self.unauthenticated_listeners.clone());
         r.register("connections", "Open connections on the listener", self.connections.clone());
         r.register("connections_refused", "Connections that were closed because there were too many", self.connections_refused.clone());
         r.register_with_unit("loop_last_tick", "When each background loop last completed a round, as Unix time", Unit::Seconds, self.last_tick.clone());
@@ -294,6 +302,13 @@ impl Metrics {
 
     pub(crate) fn instances_pruned(&self, count: usize) {
         self.pruned.inc_by(count as u64);
+    }
+
+    /// A gateway listens.
+    pub(crate) fn listens(&self, listener: &'static str, authenticated: bool) {
+        if !authenticated {
+            self.unauthenticated_listeners.get_or_create(&Listening { listener }).inc();
+        }
     }
 
     /// Counts a connection until the answer is dropped.

@@ -32,8 +32,9 @@ use crate::listener::{self, Listener};
 use crate::logs::LogHub;
 use crate::metrics::Metrics;
 use crate::partition::{self, Owner, Partitions};
+use crate::session::gateway::{Doors, Gateway, PEERS, for_gateway};
 use crate::session::{Entry, Refusals, Sessions, enter};
-use crate::state::ServerState;
+use crate::state::{Listeners, ServerState};
 use crate::{api, retention, storage, tls};
 
 /// How long a stopping server tries to give its partitions away.
@@ -49,7 +50,24 @@ const SUCCEEDED_WITHIN: Duration = Duration::from_secs(1);
 /// # Errors
 /// When it cannot start; the message says what to do about it.
 pub async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    run_with(config, clock, async |_: &Server| Ok(()), shutdown).await
+}
+
+/// The same, with gateways that are started beside it.
+///
+/// # Errors
+/// When it, or one of them, cannot start.
+pub async fn run_with(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    beside: impl AsyncFnOnce(&Server) -> anyhow::Result<()>,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     let server = Server::start(config, clock).await?;
+    if let Err(error) = beside(&server).await {
+        server.stop().await;
+        return Err(error);
+    }
     if let Some(secret) = server.first_admin() {
         println!("First start. This token administers the server and is shown only now:\n\n    {}\n", secret.reveal());
     }
@@ -130,6 +148,7 @@ impl Server {
         let (partitions, mailboxes) = Partitions::new(store.partitions());
         let state = ServerState {
             relay,
+            doors: Doors::default(),
             auth: Arc::new(Authenticator::new(store.clone(), clock.clone())),
             store,
             logs,
@@ -140,12 +159,12 @@ impl Server {
             started_at: clock.now(),
             clock,
             health: Arc::new(Health::default()),
-            listeners: Arc::new([ListenerView {
+            listeners: Listeners::new(ListenerView {
                 name: "api".to_owned(),
                 address: local_addr.to_string(),
                 tls: tls.is_some(),
                 authenticated: true,
-            }]),
+            }),
         };
 
         let (jumped, clock_jumps) = watch::channel(0);
@@ -210,12 +229,18 @@ impl Server {
         &self.state
     }
 
+    /// What a gateway to workers of another kind may use, under a name that is the same on all servers.
+    pub fn gateway(&self, name: &'static str) -> Gateway {
+        Gateway::new(name, self.state.clone(), self.tasks.clone(), self.stop.clone())
+    }
+
     /// Stops: takes nothing new, commits what was decided, answers who waits, lets workers go (which keep their tasks),
     /// and releases the store. What takes longer than `shutdown_within` is cut off.
     pub async fn stop(self) {
         tracing::info!("stopping");
         self.give_all_away().await;
         self.stop.cancel();
+        self.state.doors.close();
         self.tasks.close();
         let within = self.state.config.shutdown_within;
         if tokio::time::timeout(within, self.tasks.wait()).await.is_err() {
@@ -283,7 +308,8 @@ fn routes(state: &ServerState, tasks: &TaskTracker, stop: &CancellationToken) ->
             let stop = stop.clone();
             async move { ends_with_the_server(response, stop) }
         }))
-        .route(&format!("/{SERVICE_NAME}/{{method}}"), any(enter).with_state(entry));
+        .route(&format!("/{SERVICE_NAME}/{{method}}"), any(enter).with_state(entry))
+        .route(PEERS, any(for_gateway).with_state(state.doors.clone()));
     match &state.relay {
         None => routes,
         Some(relay) => routes.layer(from_fn_with_state(Arc::new(relay.clone()), cluster::admit)),

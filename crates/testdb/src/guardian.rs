@@ -7,16 +7,17 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::install::Install;
+use crate::install::own;
 
 /// A shell that waits for our end of a pipe to close, which the kernel does however we end. It cannot be told by a signal
 /// to the parent's death: that one comes when the thread ends that started the child, and tests are threads.
 const SCRIPT: &str = r#"
 directory=$1
+pid_file=$1/data/$2
 echo ready
 read -r _
-pid=$(head -n 1 "$directory/data/postmaster.pid" 2>/dev/null)
-segment=$(sed -n 7p "$directory/data/postmaster.pid" 2>/dev/null | awk '{print $2}')
+pid=$(head -n 1 "$pid_file" 2>/dev/null)
+segment=$(sed -n 7p "$pid_file" 2>/dev/null | awk '{print $2}')
 runs() { grep -qs "$directory" "/proc/$pid/cmdline"; }
 if [ -n "$pid" ] && runs; then
     kill -QUIT "$pid"
@@ -37,11 +38,12 @@ pub(crate) struct Guardian {
 }
 
 impl Guardian {
-    pub fn new(install: &Install) -> Guardian {
+    /// `pid_file`, in the directory of the data, begins with the line of the server's process. The directory is `user`'s.
+    pub fn new(user: Option<(u32, u32)>, pid_file: &str) -> Guardian {
         let directory = tempfile::Builder::new().prefix("pendula-testdb-").tempdir().expect("a temporary directory");
-        install.own(directory.path());
+        own(directory.path(), user);
         let mut command = Command::new("sh");
-        command.args(["-c", SCRIPT, "guardian"]).arg(directory.path()).current_dir("/");
+        command.args(["-c", SCRIPT, "guardian"]).arg(directory.path()).arg(pid_file).current_dir("/");
         // Of its own group: what interrupts us must not interrupt it.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut shell = command.spawn().expect("there is a shell");

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use crate::ROLE;
+use crate::guardian::Guardian;
 
 /// Programs of one version of PostgreSQL.
 pub(crate) struct Install {
@@ -48,9 +49,12 @@ impl Install {
 
     /// Gives a file or directory to the server's user.
     pub fn own(&self, path: &Path) {
-        if let Some((user, group)) = self.user {
-            std::os::unix::fs::chown(path, Some(user), Some(group)).expect("root may give away what it has");
-        }
+        own(path, self.user);
+    }
+
+    /// A guardian of a server of this version.
+    pub fn guardian(&self) -> Guardian {
+        Guardian::new(self.user, "postmaster.pid")
     }
 
     pub fn initdb(&self, data: &Path) {
@@ -103,7 +107,15 @@ fn major(bin: &Path) -> u32 {
     number.and_then(|major| major.parse().ok()).unwrap_or_else(|| panic!("cannot tell the version from {version:?}"))
 }
 
-fn unprivileged() -> Option<(u32, u32)> {
+/// Gives a file or directory to a user and group.
+pub(crate) fn own(path: &Path, user: Option<(u32, u32)>) {
+    if let Some((user, group)) = user {
+        std::os::unix::fs::chown(path, Some(user), Some(group)).expect("root may give away what it has");
+    }
+}
+
+/// Whom a server runs as when we are root, as whom it refuses to.
+pub(crate) fn unprivileged() -> Option<(u32, u32)> {
     if !rustix::process::geteuid().is_root() {
         return None;
     }
@@ -113,5 +125,5 @@ fn unprivileged() -> Option<(u32, u32)> {
         Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
     };
     let user = of("postgres").or_else(|| of("nobody"));
-    Some(user.expect("PostgreSQL does not run as root, and there is no user postgres or nobody to run it as"))
+    Some(user.expect("a database does not run as root, and there is no user postgres or nobody to run it as"))
 }

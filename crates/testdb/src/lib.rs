@@ -1,4 +1,5 @@
-//! PostgreSQL servers for tests: made in a temporary directory, gone with the process that asked for them.
+//! PostgreSQL servers for tests, and MariaDB's to import from: made in a temporary directory, gone with the process that
+//! asked for them.
 //!
 //! They are set up to be unlike a developer's machine where that could hide a mistake: the time zone is not UTC and texts
 //! do not sort by their bytes (where the version can do that). All calls block, and panic when something does not work,
@@ -7,6 +8,7 @@
 mod control;
 mod guardian;
 mod install;
+mod mariadb;
 mod replica;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use guardian::Guardian;
 use install::Install;
+pub use mariadb::MariaDb;
 
 /// The role that may do everything; it needs no password.
 const ROLE: &str = "pendula";
@@ -43,7 +46,7 @@ impl Postgres {
     /// A server of one's own.
     pub fn start() -> Postgres {
         let install = Install::find();
-        let guardian = Guardian::new(install);
+        let guardian = install.guardian();
         install.initdb(&data_of(&guardian));
         Postgres::run(install, guardian, SETTINGS)
     }

@@ -4,7 +4,6 @@ use std::sync::atomic::Ordering;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::guardian::Guardian;
 use crate::install::run;
 use crate::{Postgres, ROLE, data_of};
 
@@ -12,7 +11,7 @@ impl Postgres {
     /// A replica of this server that commits wait for from now on (`synchronous_commit = on`: what was acknowledged is on
     /// its disk too). Returns when it has caught up.
     pub fn standby(&self) -> Postgres {
-        let guardian = Guardian::new(self.install);
+        let guardian = self.install.guardian();
         let name = format!("standby_{}", self.replicas.fetch_add(1, Ordering::Relaxed));
         let source = format!("host=127.0.0.1 port={} user={ROLE} application_name={name}", self.port);
         let mut copy = self.install.command("pg_basebackup");

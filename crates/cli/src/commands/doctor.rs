@@ -246,11 +246,17 @@ fn inside(status: &StatusView, report: &mut Report) {
         let tls = if listener.tls { "TLS" } else { "plain text" };
         let loopback = ["127.", "[::1]", "localhost"].iter().any(|prefix| listener.address.starts_with(prefix));
         let verdict = match (listener.authenticated, listener.tls || loopback) {
+            // Its workers have no way to authenticate; the operator asked for it.
+            (false, _) if listener.name == "powerjob" => Verdict::Warning,
             (false, _) => Verdict::Failed,
             (true, false) => Verdict::Warning,
             (true, true) => Verdict::Ok,
         };
-        let open = if listener.authenticated { "" } else { ", open to everybody" };
+        let open = match (listener.authenticated, listener.name.as_str()) {
+            (true, _) => "",
+            (false, "powerjob") => ", unauthenticated: open to all machines that `powerjob.allow` lists",
+            (false, _) => ", open to everybody",
+        };
         report.add("port", verdict, format!("{} on {}, {tls}{open}", listener.name, listener.address));
     }
     let partitions = format!("{} of {}", status.partitions_owned, status.partitions_total);

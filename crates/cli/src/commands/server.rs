@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use pendula_server::{Config, ConfigSources, Flags, SystemClock, telemetry};
+use pendula_server::{Config, ConfigSources, Flags, Server, SystemClock, telemetry};
 
 use crate::failure::{Failure, Outcome};
 use crate::signals;
@@ -64,7 +64,8 @@ pub async fn run(args: Args) -> Outcome {
     telemetry::init(config.log.format, &config.log.filter)
         .map_err(|error| Failure::usage(format!("log.filter: {error:#}")))?;
     let signal = signals::once_then_exit().map_err(|error| Failure::refused(format!("receiving signals: {error}")))?;
-    pendula_server::run(config, Arc::new(SystemClock), signal)
+    let gateways = async |server: &Server| pendula_powerjob::start(server).await.map(drop);
+    pendula_server::run_with(config, Arc::new(SystemClock), gateways, signal)
         .await
         .map_err(|error| Failure::refused(format!("{error:#}")))
 }

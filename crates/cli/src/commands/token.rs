@@ -67,6 +67,8 @@ enum Kind {
     Worker,
     /// Reading /metrics, nothing else
     Metrics,
+    /// The password of one app's clients of PowerJob's OpenAPI, nothing else
+    Powerjob,
 }
 
 pub async fn run(args: Args, screen: Screen) -> Outcome {
@@ -96,6 +98,7 @@ pub async fn run(args: Args, screen: Screen) -> Outcome {
                 Kind::App => TokenKind::App,
                 Kind::Worker => TokenKind::Worker,
                 Kind::Metrics => TokenKind::Metrics,
+                Kind::Powerjob => TokenKind::Powerjob,
             };
             let create = TokenCreate { name, kind, app, expires_in: expires_in.map(duration::format) };
             let token = client.token_create(&create).await?;
@@ -120,5 +123,6 @@ pub(super) fn kind_word(kind: TokenKind) -> &'static str {
         TokenKind::App => "app",
         TokenKind::Worker => "worker",
         TokenKind::Metrics => "metrics",
+        TokenKind::Powerjob => "powerjob",
     }
 }

@@ -41,6 +41,7 @@ pub fn processor_line(processor: &Processor) -> String {
         }
         Processor::Http(http) => format!("http: {} {}", http.method, pendula_model::limits::cut(&http.url, 60)),
         Processor::Handler(handler) => handler.name.clone(),
+        Processor::PowerJob(powerjob) => format!("powerjob: {}", pendula_model::limits::cut(&powerjob.info, 60)),
     }
 }
 

@@ -15,6 +15,7 @@ const COMMANDS: &[&str] = &[
     "token",
     "login",
     "import crontab",
+    "import powerjob",
     "doctor",
     "config",
     "migrate",

@@ -7,4 +7,6 @@ mod help;
 mod import;
 mod live;
 mod many_tasks;
+mod powerjob;
+mod powerjob_database;
 mod restart;

@@ -13,6 +13,7 @@ mod kill;
 mod logs;
 mod maps;
 mod networks;
+mod powerjob;
 mod pressure;
 mod readme;
 mod shards;

@@ -84,6 +84,7 @@ impl Partition {
             Outcome::Stopped => (Event::ReportStopped, Reason::STOPPED_BY_WORKER, false),
             Outcome::Rejected { reason } => (Event::Reject, reason, false),
             Outcome::HandedBack => (Event::HandBack, Reason::WORKER_DRAINED, false),
+            Outcome::Lost => (Event::Lose, Reason::WORKER_LOST, false),
         };
         if let Some(started_at) = started_at {
             active.row.started_at = Some(active.within_attempt(started_at, now));

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use pendula_model::change::Change;
 use pendula_model::instance::{InstanceState, Reason, StopCause, TaskState};
 use pendula_model::mode::{Broadcast, BroadcastSuccess, ExecutionMode};
+use pendula_model::processor::Processor;
 use pendula_model::task::{Fanout, Phase, Task, TaskCounts, TaskRole};
 use pendula_model::worker::WorkerRef;
 use pendula_model::{AppId, InstanceId, SessionId, TaskId, TaskKey, limits};
@@ -41,11 +42,15 @@ impl Partition {
             return self.advance(id, out);
         }
         let mode = active.definition.spec.mode.clone();
+        let known_at = match active.definition.spec.processor {
+            Processor::PowerJob(_) => self.slow_workers_known_at,
+            _ => self.workers_known_at,
+        };
         if let ExecutionMode::Broadcast(_) = mode
-            && self.workers_known_at > now
+            && known_at > now
         {
             // After a takeover the workers that are on their way back belong to it too.
-            active.hold_until = Some(self.workers_known_at);
+            active.hold_until = Some(known_at);
             return self.rearm(id);
         }
         active.hold_until = None;

@@ -143,6 +143,8 @@ pub struct Partition {
     /// Tasks that workers have, of instances with many; and such instances of which a task was ever placed.
     tasks_placed: usize,
     spreads_running: usize,
+    /// From when on PowerJob's workers have come back: they look for their server each 10 s, and beat as often.
+    slow_workers_known_at: Timestamp,
     /// From when on most workers that come back after a takeover have done so, and when we wait for no more of them.
     workers_known_at: Timestamp,
     adopting_until: Timestamp,

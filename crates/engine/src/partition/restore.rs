@@ -30,6 +30,7 @@ impl Partition {
         // Nobody can be on the way back to what has just been made.
         let workers_known_at = if apps.is_empty() { now } else { now.plus(settings.lost_after) };
         let adopting_until = now.plus(settings.adoption_grace);
+        let slow_workers_known_at = if apps.is_empty() { now } else { adopting_until };
         let mut fanouts: HashMap<_, _> = fanouts.into_iter().map(|fanout| (fanout.instance, fanout)).collect();
         let mut this = Partition {
             id: partition,
@@ -56,6 +57,7 @@ impl Partition {
             tasks_placed: 0,
             spreads_running: 0,
             workers_known_at,
+            slow_workers_known_at,
             adopting_until,
             pumpable: BTreeSet::new(),
         };

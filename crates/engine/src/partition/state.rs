@@ -62,7 +62,9 @@ impl AppEntry {
     pub fn class_of(&mut self, spec: &JobSpec) -> ClassId {
         let has_tasks = spec.mode.has_tasks();
         let is_it = |class: &Class| {
-            class.processor == spec.processor.name() && class.selector == spec.workers && class.has_tasks == has_tasks
+            class.processor == spec.processor.offered_as()
+                && class.selector == spec.workers
+                && class.has_tasks == has_tasks
         };
         let known = self.classes.iter().find(|(_, class)| is_it(class));
         if let Some((id, _)) = known {
@@ -71,7 +73,7 @@ impl AppEntry {
         let id = ClassId(self.next_class);
         self.next_class += 1;
         let class = Class {
-            processor: spec.processor.name().to_owned(),
+            processor: spec.processor.offered_as().into_owned(),
             selector: spec.workers.clone(),
             has_tasks,
             ready: ReadyQueue::default(),
@@ -98,7 +100,7 @@ pub(super) struct Class {
 impl Class {
     /// Why a worker cannot take instances of this class at all, or `None` if it can.
     pub fn mismatch(&self, info: &WorkerInfo) -> Option<String> {
-        if !info.processors.contains(&self.processor) {
+        if !info.offers(&self.processor) {
             return Some(format!("does not offer the processor {}", self.processor));
         }
         if self.has_tasks && !info.capabilities.iter().any(|capability| capability == TASKS) {

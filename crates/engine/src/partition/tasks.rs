@@ -201,6 +201,7 @@ impl Partition {
             Outcome::Stopped => (Event::ReportStopped, Some(Reason::STOPPED_BY_WORKER), false),
             Outcome::Rejected { reason } => (Event::Reject, Some(reason), false),
             Outcome::HandedBack => (Event::HandBack, Some(Reason::WORKER_DRAINED), false),
+            Outcome::Lost => (Event::Lose, Some(Reason::WORKER_LOST), false),
         };
         if let Some(started_at) = started_at {
             task.row.started_at = Some(within(&task.row, started_at, now));

@@ -220,7 +220,7 @@ fn shown(boot: BootId) -> String {
 /// The same for a server that is alone on its store.
 async fn alone(api: &Shared) -> Result<JsonAnswer<ClusterOverview>, ApiError> {
     let status = server::overview(api).await?;
-    let name = api.server.listeners.first().map(|listener| listener.address.clone()).unwrap_or_default();
+    let name = api.server.listeners.all().first().map(|listener| listener.address.clone()).unwrap_or_default();
     let server = ServerView {
         name: name.clone(),
         boot: String::new(),

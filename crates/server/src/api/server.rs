@@ -44,7 +44,7 @@ pub(super) struct Readiness {
 pub(super) async fn readyz(State(api): State<Shared>) -> Response {
     let ready = api.server.health.is_ready();
     let mut problems = api.server.health.problems();
-    problems.extend(api.server.listeners.iter().filter(|listener| is_exposed(listener)).map(|listener| {
+    problems.extend(api.server.listeners.all().iter().filter(|listener| is_exposed(listener)).map(|listener| {
         format!("listener {}: tokens and logs travel in the clear, because it has no TLS", listener.name)
     }));
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -111,7 +111,7 @@ pub(super) async fn overview(api: &Shared) -> Result<StatusView, ApiError> {
         now: api.now(),
         ready: server.health.is_ready(),
         problems,
-        listeners: server.listeners.to_vec(),
+        listeners: server.listeners.all(),
         store: StoreView { kind: kind.to_owned(), schema: store.schema, bytes: store.bytes },
         partitions_owned: partitions.owned,
         partitions_total: partitions.total,

@@ -37,12 +37,17 @@ pub(super) async fn create_token(
     Json(wanted): Json<TokenCreate>,
 ) -> Result<Response, ApiError> {
     limits::check_name("name", &wanted.name)?;
-    if wanted.name == auth::CONFIGURED {
-        return Err(ApiError::with(&INVALID_VALUE, "is reserved for the token that is configured").at("name"));
+    if wanted.name == auth::CONFIGURED || wanted.name.starts_with(auth::FOREIGN_MARK.trim_end()) {
+        return Err(ApiError::with(&INVALID_VALUE, "is reserved for tokens of another kind").at("name"));
     }
     let scope = scope(&api, &wanted).await?;
     let expires_at = wanted.expires_in.as_deref().map(|text| expiry(text, api.now())).transpose()?;
-    let (token, secret) = api.server.auth.create(&wanted.name, scope, expires_at).await?;
+    let (token, secret) = match (wanted.kind, &scope) {
+        (TokenKind::Powerjob, Scope::App { app }) => {
+            api.server.auth.create_for_powerjob(&wanted.name, *app, expires_at).await?
+        }
+        _ => api.server.auth.create(&wanted.name, scope, expires_at).await?,
+    };
     let location = format!("/api/v1/tokens/{}", token.id);
     let view = TokenView {
         id: token.id,
@@ -73,7 +78,7 @@ async fn scope(api: &Shared, wanted: &TokenCreate) -> Result<Scope, ApiError> {
         Ok(app.ok_or_else(|| ApiError::new(&APP_NOT_FOUND).at("app"))?.id)
     };
     match wanted.kind {
-        TokenKind::App => Ok(Scope::App { app: app().await? }),
+        TokenKind::App | TokenKind::Powerjob => Ok(Scope::App { app: app().await? }),
         TokenKind::Worker => Ok(Scope::Worker { app: app().await? }),
         TokenKind::Admin | TokenKind::Metrics if wanted.app.is_some() => {
             Err(ApiError::with(&INVALID_VALUE, "a token of this kind belongs to no app; leave it out").at("app"))

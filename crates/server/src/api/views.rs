@@ -12,6 +12,7 @@ use pendula_model::token::{Scope, Token};
 
 use super::names::Known;
 use super::task_views;
+use crate::auth::is_for_powerjob;
 
 pub(super) fn app(app: App) -> AppView {
     AppView {
@@ -162,7 +163,7 @@ pub(super) fn token_kind(scope: &Scope) -> TokenKind {
 pub(super) fn token(names: &Known, token: Token) -> TokenView {
     TokenView {
         id: token.id,
-        kind: token_kind(&token.scope),
+        kind: if is_for_powerjob(&token) { TokenKind::Powerjob } else { token_kind(&token.scope) },
         app: token.scope.app().map(|app| names.app(app)),
         name: token.name,
         created_at: token.created_at,

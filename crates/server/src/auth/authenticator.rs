@@ -100,7 +100,15 @@ impl Authenticator {
     /// A token that was accepted before is looked up all the same: others behind the same address may be failing, and
     /// must not be able to lock out those who have a credential.
     pub async fn authenticate_from(&self, peer: IpAddr, header: Option<&str>) -> Result<Arc<Principal>, AuthError> {
-        let found = match hash_of(header) {
+        self.authenticate_hash_from(peer, hash_of(header)).await
+    }
+
+    pub(super) async fn authenticate_hash_from(
+        &self,
+        peer: IpAddr,
+        hash: Result<[u8; 32], AuthError>,
+    ) -> Result<Arc<Principal>, AuthError> {
+        let found = match hash {
             Ok(hash) => match self.remembered(&hash) {
                 Some(principal) => return Ok(principal),
                 None => match self.failures.blocked(peer, Instant::now()) {
@@ -127,10 +135,21 @@ impl Authenticator {
         scope: Scope,
         expires_at: Option<Timestamp>,
     ) -> Result<(Token, Secret), StoreError> {
+        self.create_hashed(name, scope, expires_at, Secret::hash).await
+    }
+
+    /// The same, stored as `hash` of the secret.
+    pub(super) async fn create_hashed(
+        &self,
+        name: &str,
+        scope: Scope,
+        expires_at: Option<Timestamp>,
+        hash: impl Fn(&Secret) -> [u8; 32],
+    ) -> Result<(Token, Secret), StoreError> {
         let mut draws = 0;
         loop {
             let secret = Secret::generate(&scope);
-            let token = new_token(name, scope.clone(), secret.hash(), self.clock.now(), expires_at);
+            let token = new_token(name, scope.clone(), hash(&secret), self.clock.now(), expires_at);
             draws += 1;
             match self.store.token_insert(token.clone()).await {
                 // The id was drawn in this very millisecond by somebody else.

@@ -8,11 +8,14 @@
 mod authenticator;
 mod bootstrap;
 mod failures;
+mod foreign;
 mod principal;
 mod secret;
 
 pub(crate) use authenticator::watch_store;
 pub use authenticator::{AuthError, Authenticator, Revoked};
 pub use bootstrap::{BootstrapError, CONFIGURED, bootstrap};
+pub(crate) use foreign::MARK as FOREIGN_MARK;
+pub use foreign::{is_for_powerjob, md5_hex};
 pub use principal::{Permission, Principal};
 pub use secret::{Secret, WeakSecret};

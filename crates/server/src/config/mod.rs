@@ -3,6 +3,7 @@
 //! Defaults < file < environment (`PENDULA_LISTEN`, `PENDULA_TLS_CERT`, …) < flags. Every option is described once, in
 //! [`options`], from where `config show` and error messages take it. Nobody else reads the environment.
 
+mod networks;
 mod options;
 mod raw;
 mod values;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use pendula_engine::Settings;
 
+pub use networks::{AppNetworks, Network};
 pub use options::{OPTIONS, Opt};
 pub use raw::{ConfigSources, Flags};
 
@@ -56,6 +58,8 @@ pub struct Config {
     pub engine: Engine,
     pub limits: Limits,
     pub log: Log,
+    /// The gateway for PowerJob's workers and clients; nothing when it is off.
+    pub powerjob: Option<PowerJob>,
     /// What was noticed and does not keep the server from starting.
     pub warnings: Vec<String>,
     raw: Raw,
@@ -92,6 +96,48 @@ impl fmt::Debug for DatabaseUrl {
 pub struct Tls {
     pub cert: PathBuf,
     pub key: PathBuf,
+}
+
+/// The gateway for PowerJob's workers and clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PowerJob {
+    /// `host:port`; port 0 takes a free one.
+    pub listen: String,
+    /// `host:port` under which workers reach the gateway, where it differs from `listen`.
+    pub advertise: Option<String>,
+    /// From where workers may come, and where they may be.
+    pub allow: AppNetworks,
+    /// Whether clients of its OpenAPI are served.
+    pub openapi: bool,
+}
+
+/// A protocol that PowerJob's workers may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PowerJobProtocol {
+    Http,
+    Akka,
+}
+
+impl PowerJobProtocol {
+    /// Reads a list as people and workers write it: in any case, with spaces, with one comma too many, or with a comma of
+    /// the keyboard that they use.
+    ///
+    /// # Errors
+    /// What is allowed.
+    pub fn list(text: &str) -> Result<Vec<PowerJobProtocol>, String> {
+        let mut found = Vec::new();
+        for word in text.split([',', '\u{ff0c}']).map(str::trim).filter(|word| !word.is_empty()) {
+            let protocol = match word.to_ascii_uppercase().as_str() {
+                "HTTP" => PowerJobProtocol::Http,
+                "AKKA" => PowerJobProtocol::Akka,
+                _ => return Err(format!("`{word}` is unknown; allowed: HTTP, AKKA")),
+            };
+            if !found.contains(&protocol) {
+                found.push(protocol);
+            }
+        }
+        if found.is_empty() { Err("names no protocol; allowed: HTTP, AKKA".to_owned()) } else { Ok(found) }
+    }
 }
 
 /// Times of the engine: see [`Settings`].
@@ -177,6 +223,7 @@ impl Config {
             format: raw.need("log.format", values::one_of(&[("text", LogFormat::Text), ("json", LogFormat::Json)]))?,
             filter: raw.need("log.filter", values::text)?,
         };
+        let powerjob = powerjob(&raw)?;
         let mut config = Config {
             listen: raw.need("listen", values::address)?,
             advertise: raw.get("advertise", values::address)?,
@@ -192,9 +239,22 @@ impl Config {
             engine,
             limits,
             log,
+            powerjob,
             warnings: raw.warnings.clone(),
             raw,
         };
+        if let Some(powerjob) = &config.powerjob {
+            let warning = match powerjob.allow.is_empty() {
+                true => {
+                    "the PowerJob gateway lets nobody in: name apps and their workers' networks in `powerjob.allow`"
+                }
+                false => {
+                    "the PowerJob gateway's port is unauthenticated, because PowerJob's workers cannot authenticate: \
+                          keep it to networks that you trust"
+                }
+            };
+            config.warnings.push(warning.to_owned());
+        }
         if config.tls.is_none() && !config.is_loopback() {
             let warning = "without `tls.cert` and `tls.key` tokens and logs travel in the clear; \
                            set them unless a proxy in front of the server encrypts";
@@ -227,6 +287,44 @@ impl Config {
         let host = host.trim_matches(['[', ']']);
         host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
+}
+
+fn powerjob(raw: &Raw) -> Result<Option<PowerJob>, ConfigError> {
+    let listen = raw.get("powerjob.http.listen", values::address)?;
+    let advertise = raw.get("powerjob.http.advertise", values::address)?;
+    let allow = raw.get("powerjob.allow", AppNetworks::parse)?;
+    let protocols = raw.need("powerjob.protocols", |text| match PowerJobProtocol::list(text)?.as_slice() {
+        [PowerJobProtocol::Http] => Ok(()),
+        _ => Err("AKKA is not served yet; allowed: HTTP".to_owned()),
+    });
+    protocols?;
+    let openapi = raw.need("powerjob.openapi", values::one_of(&[("on", true), ("off", false)]))?;
+    let Some(listen) = listen else {
+        return match advertise.is_some() || allow.is_some() {
+            true => Err(ConfigError::Together(
+                "`powerjob.http.advertise` and `powerjob.allow` have no effect without `powerjob.http.listen`: set it, as \
+                 0.0.0.0:7701"
+                    .to_owned(),
+            )),
+            false => Ok(None),
+        };
+    };
+    let host = listen.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']);
+    let is_everywhere = host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_unspecified());
+    if advertise.is_none() && is_everywhere {
+        return Err(ConfigError::Together(format!(
+            "`powerjob.http.listen` is {listen}, from which workers cannot tell where this server is: set \
+             `powerjob.http.advertise` to the host:port under which they reach it"
+        )));
+    }
+    if advertise.as_ref().unwrap_or(&listen).starts_with('[') {
+        return Err(ConfigError::Together(
+            "PowerJob's workers understand no IPv6 address: set `powerjob.http.advertise` to an IPv4 address or a host \
+             name, with its port"
+                .to_owned(),
+        ));
+    }
+    Ok(Some(PowerJob { listen, advertise, allow: allow.unwrap_or_default(), openapi }))
 }
 
 impl Default for Config {

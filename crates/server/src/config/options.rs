@@ -116,6 +116,33 @@ pub const OPTIONS: &[Opt] = &[
     option("limits.connections", "20000", "Connections that are open at once. Further ones are closed at once."),
     option("limits.sessions", "10000", "Workers that are connected at once."),
     option("limits.header_timeout", "10s", "How long a client may take for TLS and for the head of a request."),
+    unset(
+        "powerjob.http.listen",
+        "Where PowerJob's workers and clients find this server, as host:port: discovery, transport and OpenAPI share this\n\
+         one port. Unset, the gateway is off. Its workers cannot authenticate: bind it to networks that you trust.",
+    ),
+    unset(
+        "powerjob.http.advertise",
+        "Where workers reach that port, as host:port with an IPv4 address or a host name, when that is not what it listens\n\
+         on (0.0.0.0, a container).",
+    ),
+    unset(
+        "powerjob.allow",
+        "Which apps PowerJob's workers may serve, and in which networks those may be, as\n\
+         billing=10.1.0.0/16,10.2.0.7; reports=127.0.0.0/8. An app that is not named accepts none, and nothing else is\n\
+         ever called by the gateway. The same on all servers.",
+    ),
+    option(
+        "powerjob.protocols",
+        "http",
+        "Protocols for PowerJob's workers, as a list: HTTP. (AKKA is not served yet.)",
+    ),
+    option(
+        "powerjob.openapi",
+        "on",
+        "Whether clients of PowerJob's OpenAPI are served on that port: on or off. Each app has its own secret for them:\n\
+         `pendula token create --kind powerjob`.",
+    ),
     option("log.format", "text", "How the server's own log lines look: text or json."),
     option(
         "log.filter",

@@ -146,3 +146,33 @@ fn half_a_tls_configuration_is_refused() {
     assert!(refusal("tls.cert = 'a.pem'").contains("tls.key"));
     assert!(load("listen = '0.0.0.0:1'", &[], Flags::default()).expect("works").warnings[0].contains("tls"));
 }
+
+#[test]
+fn s5_1_powerjobs_protocols_are_normalised_or_refused_with_what_is_allowed() {
+    let with = |protocols: &str| {
+        let toml = format!(
+            "[powerjob]\nprotocols = \"{protocols}\"\nallow = 'demo=10.0.0.0/8'\n[powerjob.http]\nlisten = '10.0.0.1:7701'"
+        );
+        load(&toml, &[], Flags::default())
+    };
+    for spelling in ["http", "HTTP", "Http", " http", "HTTP,http", "http,", "HTTP\u{ff0c}"] {
+        let config = with(spelling).expect(spelling);
+        assert!(config.powerjob.is_some_and(|powerjob| powerjob.allow.has("demo") && powerjob.openapi), "{spelling}");
+        assert!(config.warnings.iter().any(|warning| warning.contains("unauthenticated")), "{:?}", config.warnings);
+    }
+    for wrong in ["", "htp", "AKKA", "HTTP,AKKA"] {
+        let refusal = with(wrong).expect_err(wrong).to_string();
+        for part in ["pendula.toml", "powerjob.protocols", "allowed: HTTP"] {
+            assert!(refusal.contains(part), "{wrong}: {refusal}");
+        }
+    }
+}
+
+#[test]
+fn the_powerjob_gateway_is_off_until_it_has_a_port_that_workers_can_find() {
+    assert_eq!(Config::default().powerjob, None);
+    assert!(refusal("[powerjob]\nallow = 'demo=10.0.0.0/8'").contains("powerjob.http.listen"));
+    assert!(refusal("[powerjob.http]\nlisten = '0.0.0.0:7701'").contains("powerjob.http.advertise"));
+    assert!(refusal("[powerjob.http]\nlisten = '[::1]:7701'").contains("IPv4"));
+    assert!(refusal("[powerjob]\nallow = 'demo'\n[powerjob.http]\nlisten = '127.0.0.1:1'").contains("APP=NETWORK"));
+}

@@ -6,6 +6,7 @@
 
 mod entry;
 mod frames;
+pub mod gateway;
 mod outbox;
 mod refusals;
 mod reports;

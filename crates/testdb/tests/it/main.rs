@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pendula_testdb::Postgres;
+use pendula_testdb::{MariaDb, Postgres};
 
 /// The part of a URL after the last slash.
 fn name(url: &str) -> &str {
@@ -72,9 +72,15 @@ fn a_standby_has_what_was_acknowledged_and_takes_over() {
 fn owner() {
     let Some(file) = std::env::var_os("TESTDB_OWNER").map(PathBuf::from) else { return };
     // In a thread that ends before the process does: this is how tests run.
-    let server = std::thread::spawn(Postgres::start).join().expect("it starts");
-    let directory = server.log().parent().expect("the log is in it").to_owned();
-    std::fs::write(file.with_extension("new"), format!("{}\n{}", server.pid(), directory.display())).unwrap();
+    let (pid, log) = if std::env::var_os("TESTDB_MARIADB").is_some() {
+        let server = std::thread::spawn(MariaDb::start).join().expect("it starts");
+        (server.pid(), Box::leak(Box::new(server)).log())
+    } else {
+        let server = std::thread::spawn(Postgres::start).join().expect("it starts");
+        (server.pid(), Box::leak(Box::new(server)).log())
+    };
+    let directory = log.parent().expect("the log is in it").display();
+    std::fs::write(file.with_extension("new"), format!("{pid}\n{directory}")).unwrap();
     std::fs::rename(file.with_extension("new"), file).unwrap();
     loop {
         std::thread::park();
@@ -83,11 +89,18 @@ fn owner() {
 
 #[test]
 fn nothing_is_left_of_a_killed_owner() {
+    is_left_without_owner(&[]);
+    is_left_without_owner(&[("TESTDB_MARIADB", "yes")]);
+}
+
+/// Kills the owner of a server, which then has to go by itself.
+fn is_left_without_owner(environment: &[(&str, &str)]) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("owner");
     let mut owner = Command::new(std::env::current_exe().unwrap())
         .args(["owner", "--exact"])
         .env("TESTDB_OWNER", &file)
+        .envs(environment.iter().copied())
         .stdout(Stdio::null())
         .spawn()
         .unwrap();

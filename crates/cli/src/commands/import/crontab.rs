@@ -1,9 +1,8 @@
-//! `pendula import`: jobs from elsewhere.
+//! `pendula import crontab`: the lines of crontabs as jobs.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use clap::Subcommand;
 use pendula_client::Client;
 use pendula_model::Timestamp;
 use pendula_model::api::{AppliedJob, ApplyAction};
@@ -11,25 +10,13 @@ use pendula_model::job::JobSpec;
 use pendula_schedule::Plan;
 use serde::Serialize;
 
-use super::apply::count;
+use super::super::apply::count;
+use super::timezone;
 use crate::connect::{AppArg, ConnectArgs, Session};
 use crate::crontab::{self, Crontab, Fate, Imported, Layout, Line, MARK, Options};
 use crate::definitions::{Document, now};
 use crate::failure::{Failure, Outcome};
 use crate::output::{Screen, Shade, Table, yaml};
-
-/// Import jobs from elsewhere
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Import crontabs: a user's, /etc/crontab, /etc/cron.d
-    Crontab(CrontabArgs),
-}
 
 const EXAMPLES: &str = "\
 Every line that is no comment is accounted for: imported, env (a setting), unsupported, or broken.
@@ -48,7 +35,7 @@ Cron goes on running what you imported until you take it out of the crontab.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-struct CrontabArgs {
+pub struct Args {
     /// Crontab, directory of crontabs, or - for standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -80,7 +67,6 @@ struct CrontabArgs {
 }
 
 pub async fn run(args: Args, screen: Screen) -> Outcome {
-    let Command::Crontab(args) = args.command;
     let (timezone, zone_note) = timezone(args.timezone.as_deref())?;
     let options = Options { timezone, run_as: args.run_as, enabled: !args.disabled };
     let now = now();
@@ -112,26 +98,7 @@ pub async fn run(args: Args, screen: Screen) -> Outcome {
     report.verdict(&app)
 }
 
-/// The zone that cron on this machine used, or the one that was named.
-fn timezone(named: Option<&str>) -> Outcome<(String, Option<String>)> {
-    if let Some(name) = named {
-        let zone = jiff::tz::TimeZone::get(name).map_err(|_| {
-            Failure::usage(format!("`{name}` is not a time zone; write an IANA name such as Europe/Berlin"))
-        })?;
-        return Ok((zone.iana_name().unwrap_or(name).to_owned(), None));
-    }
-    match jiff::tz::TimeZone::system().iana_name() {
-        Some(name) => Ok((name.to_owned(), None)),
-        None => Ok((
-            "UTC".to_owned(),
-            Some(
-                "the name of this machine's zone is unknown: schedules are in UTC; --timezone names another".to_owned(),
-            ),
-        )),
-    }
-}
-
-fn gather(args: &CrontabArgs) -> Outcome<(Vec<Crontab>, Vec<String>)> {
+fn gather(args: &Args) -> Outcome<(Vec<Crontab>, Vec<String>)> {
     let (mut crontabs, mut notes) = (Vec::new(), Vec::new());
     for path in &args.files {
         if !path.is_dir() {
@@ -155,7 +122,7 @@ fn gather(args: &CrontabArgs) -> Outcome<(Vec<Crontab>, Vec<String>)> {
     Ok((crontabs, notes))
 }
 
-fn crontab(path: &Path, found: Layout, args: &CrontabArgs) -> Outcome<Crontab> {
+fn crontab(path: &Path, found: Layout, args: &Args) -> Outcome<Crontab> {
     let text = if path == Path::new("-") {
         let mut text = Vec::new();
         std::io::Read::read_to_end(&mut std::io::stdin(), &mut text).map(|_| text)

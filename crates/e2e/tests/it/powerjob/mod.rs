@@ -1,0 +1,6 @@
+//! Real PowerJob workers and clients. The short tests want Java 8 or later and Maven; `make compat` tries all versions.
+
+mod clients;
+mod features;
+mod matrix;
+mod short;

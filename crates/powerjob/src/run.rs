@@ -1,0 +1,125 @@
+//! Starting the gateway beside a server.
+
+use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::Context;
+use axum::Router;
+use axum::routing::{get, post};
+use pendula_model::AppId;
+use pendula_model::app::App;
+use pendula_server::Server;
+use pendula_server::gateway::{Complaints, Gateway};
+use pendula_store::StoreError;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::dial::Dialer;
+use crate::gate::Gate;
+use crate::log_lines::LogLines;
+use crate::session::Surroundings;
+use crate::workers::{Timing, Workers};
+use crate::{discovery, listener, openapi, task_tracker, transport};
+
+/// Looks at where workers are about to listen, at once.
+const PROBES: usize = 16;
+
+/// What all handlers share. Cheap to clone.
+pub(crate) type Shared = Arc<Parts>;
+
+pub(crate) struct Parts {
+    pub(crate) gateway: Gateway,
+    pub(crate) around: Surroundings,
+    pub(crate) gate: Gate,
+    /// Where workers reach this server.
+    pub(crate) advertised: String,
+    pub(crate) probes: Semaphore,
+    pub(crate) known_clients: openapi::KnownClients,
+    complaints: Complaints,
+}
+
+impl Parts {
+    pub(crate) async fn app(&self, id: AppId) -> Result<Option<App>, StoreError> {
+        self.gateway.server().store.app_by_id(id).await
+    }
+
+    /// Logs why somebody is refused: once a minute for each peer.
+    pub(crate) fn complain(&self, peer: IpAddr, why: &impl Display) {
+        if self.complaints.may_log(peer) {
+            tracing::warn!(%peer, %why, "the PowerJob gateway refused a request (this peer is not logged for a minute)");
+        }
+    }
+}
+
+/// A gateway that serves until its server stops.
+#[derive(Clone, Debug)]
+pub struct PowerJobGateway {
+    /// Where it listens, with the port that was chosen for port 0.
+    pub local_addr: SocketAddr,
+    /// Where workers are told to go.
+    pub advertised: String,
+}
+
+/// Starts the gateway of a server that has one configured, and returns where it is.
+///
+/// # Errors
+/// When its port cannot be opened.
+pub async fn start(server: &Server) -> anyhow::Result<Option<PowerJobGateway>> {
+    start_with(server, Timing::default()).await
+}
+
+/// The same in another hurry, for tests.
+pub async fn start_with(server: &Server, timing: Timing) -> anyhow::Result<Option<PowerJobGateway>> {
+    let Some(config) = server.state().config.powerjob.clone() else { return Ok(None) };
+    let port = TcpListener::bind(&config.listen)
+        .await
+        .with_context(|| format!("opening {} for PowerJob's workers (powerjob.http.listen)", config.listen))?;
+    let local_addr = port.local_addr()?;
+    let advertised = config.advertise.clone().unwrap_or_else(|| {
+        let host = config.listen.rsplit_once(':').map_or("127.0.0.1", |(host, _)| host);
+        format!("{host}:{}", local_addr.port())
+    });
+    let gateway = server.gateway("powerjob");
+    let around = Surroundings {
+        gateway: gateway.clone(),
+        dialer: Dialer::new()?,
+        workers: Workers::default(),
+        log_lines: LogLines::new(gateway.clone()),
+        timing,
+        advertised: advertised.as_str().into(),
+    };
+    let shared = Arc::new(Parts {
+        gateway: gateway.clone(),
+        around,
+        gate: Gate::new(config.allow.clone()),
+        advertised: advertised.clone(),
+        probes: Semaphore::new(PROBES),
+        known_clients: openapi::KnownClients::default(),
+        complaints: Complaints::default(),
+    });
+    let mut routes = Router::new()
+        .route("/server/assert", get(discovery::assert))
+        .route("/server/assertV2", get(discovery::assert_v2))
+        .route("/server/acquire", get(discovery::acquire))
+        .route("/server/checkConnectivity", get(discovery::check_connectivity))
+        .route("/server/hello", get(discovery::hello))
+        .route("/server/workerHeartbeat", post(transport::heartbeat))
+        .route("/server/reportInstanceStatus", post(transport::report_instance_status))
+        .route("/server/reportLog", post(transport::report_log))
+        .route("/taskTracker/reportTaskStatus", post(task_tracker::report_task_status))
+        .route("/taskTracker/reportProcessorTrackerStatus", post(task_tracker::report_processor_tracker_status))
+        .route("/taskTracker/mapTask", post(task_tracker::map_task))
+        .route("/server/queryJobCluster", post(transport::query_job_cluster))
+        .route("/server/queryContainer", post(transport::query_container))
+        .with_state(shared.clone());
+    if config.openapi {
+        routes = routes.merge(openapi::routes(shared));
+    }
+    gateway.listens(local_addr, false);
+    gateway.serve_peers(routes.clone());
+    gateway.spawn(listener::accept(gateway.clone(), port, routes));
+    let apps = config.allow.iter().map(|(app, _)| app).collect::<Vec<_>>().join(", ");
+    tracing::warn!(address = %local_addr, advertised, apps, "serving PowerJob's workers; this port is unauthenticated");
+    Ok(Some(PowerJobGateway { local_addr, advertised }))
+}

@@ -1,0 +1,12 @@
+//! The gateway as a whole: a real server and store, and a worker that speaks PowerJob's protocol as the real one does.
+
+mod access;
+mod cluster;
+mod delegated;
+mod fake;
+mod mapped;
+mod must;
+mod openapi;
+mod tracked;
+mod wire;
+mod world;
