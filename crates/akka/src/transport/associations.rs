@@ -1,0 +1,285 @@
+//! All workers that we talk to.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::association::{Association, Greeted, Outgoing, SendError, closed};
+use super::counters::Counters;
+use super::gate::Gate;
+use super::inbound::{Payload, ReplyTo};
+use super::limits::Limits;
+use super::room::Room;
+use crate::artery::{Address, UniqueAddress};
+
+/// Why a question has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// It did not go out, or may not have.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// It went out, and no answer came in time.
+    #[error("it did not answer within {0:?}")]
+    NoAnswer(Duration),
+    /// The worker was started anew meanwhile: whom we asked is gone.
+    #[error("it was started anew before it answered")]
+    Restarted,
+    /// Too many questions wait already.
+    #[error("too many questions wait for answers already")]
+    TooMany,
+}
+
+/// The way to workers. Cheap to clone; of no use any more once its node is closed.
+#[derive(Clone)]
+pub struct Associations {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    advertised: Address,
+    limits: Limits,
+    gate: Arc<dyn Gate>,
+    room: Arc<Room>,
+    counters: Arc<Counters>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    table: Mutex<Table>,
+    asks: Mutex<HashMap<String, Asked>>,
+}
+
+#[derive(Default)]
+struct Table {
+    workers: HashMap<Address, Arc<Association>>,
+    /// Who has which number. Numbers are anybody's to claim, so that one counts only where it came from.
+    by_uid: HashMap<(u64, IpAddr), Address>,
+}
+
+struct Asked {
+    worker: Address,
+    answer: oneshot::Sender<Payload>,
+}
+
+impl Associations {
+    pub(super) fn new(
+        advertised: Address,
+        limits: Limits,
+        gate: Arc<dyn Gate>,
+        room: Arc<Room>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        let shared = Shared {
+            advertised,
+            limits,
+            gate,
+            room,
+            counters: Arc::default(),
+            tasks,
+            stop,
+            table: Mutex::default(),
+            asks: Mutex::default(),
+        };
+        Associations { shared: Arc::new(shared) }
+    }
+
+    /// Tells `worker`'s actor of that name something, and returns once it is written to the worker's socket.
+    ///
+    /// It dials if it has to. Dropping the future takes the message back if it was not written yet.
+    ///
+    /// # Errors
+    /// It was not, or may not have been.
+    pub async fn tell(&self, worker: &Address, actor: &str, payload: impl Into<Bytes>) -> Result<(), SendError> {
+        let what = Outgoing::Message { actor: actor.to_owned(), answer_to: None, payload: payload.into() };
+        self.send(worker, what).await
+    }
+
+    /// Asks it something and waits for the answer.
+    ///
+    /// # Errors
+    /// There is none, for whichever reason; only [`SendError::NotSent`] and its like say that the worker did not hear it.
+    pub async fn ask(
+        &self,
+        worker: &Address,
+        actor: &str,
+        payload: impl Into<Bytes>,
+        within: Duration,
+    ) -> Result<Payload, AskError> {
+        let deadline = Instant::now() + within;
+        let name = format!("{:032x}", rand::random::<u128>());
+        let (answer, answered) = oneshot::channel();
+        {
+            let mut asks = lock(&self.shared.asks);
+            if asks.len() >= self.shared.limits.asks {
+                return Err(AskError::TooMany);
+            }
+            asks.insert(name.clone(), Asked { worker: worker.clone(), answer });
+        }
+        let _forget = Forget { shared: &self.shared, name: &name };
+        let answer_to = Some(name.clone());
+        let what = Outgoing::Message { actor: actor.to_owned(), answer_to, payload: payload.into() };
+        match timeout_at(deadline, self.send(worker, what)).await {
+            Ok(sent) => sent?,
+            Err(_) => return Err(AskError::NoAnswer(within)),
+        }
+        match timeout_at(deadline, answered).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(AskError::Restarted),
+            Err(_) => Err(AskError::NoAnswer(within)),
+        }
+    }
+
+    /// Answers a question.
+    ///
+    /// # Errors
+    /// The answer did not go out, or may not have.
+    pub async fn reply(&self, to: &ReplyTo, payload: impl Into<Bytes>) -> Result<(), SendError> {
+        let what = Outgoing::Answer { recipient: to.recipient.clone(), payload: payload.into() };
+        self.send(&to.worker, what).await
+    }
+
+    /// Whether there is a connection of ours to the worker now. That it is there does not say that the worker is.
+    pub fn is_connected(&self, worker: &Address) -> bool {
+        lock(&self.shared.table).workers.get(worker).is_some_and(|association| association.is_connected())
+    }
+
+    /// Workers that we talk to.
+    pub fn count(&self) -> usize {
+        lock(&self.shared.table).workers.len()
+    }
+
+    /// Connections that workers have to us.
+    pub fn connections(&self) -> usize {
+        self.shared.room.connections()
+    }
+
+    /// Bytes that were received and not worked off.
+    pub fn held(&self) -> usize {
+        self.shared.room.held()
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    async fn send(&self, worker: &Address, what: Outgoing) -> Result<(), SendError> {
+        let association = {
+            let mut table = lock(&self.shared.table);
+            let us = &self.shared.advertised;
+            self.association(&mut table, worker, us).ok_or(SendError::Full)?
+        };
+        let sent = association.send(what)?;
+        sent.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// The worker's association, a new one if need be; `None` when there are too many.
+    fn association(&self, table: &mut Table, worker: &Address, us: &Address) -> Option<Arc<Association>> {
+        if let Some(association) = table.workers.get(worker).filter(|association| !association.is_over()) {
+            return Some(association.clone());
+        }
+        if table.workers.len() >= self.shared.limits.associations || self.shared.stop.is_cancelled() {
+            return None;
+        }
+        let association = Association::new(worker.clone(), us.clone(), self.shared.limits);
+        table.workers.insert(worker.clone(), association.clone());
+        let (this, running) = (self.clone(), association.clone());
+        self.shared.tasks.spawn(async move {
+            let Shared { gate, counters, stop, .. } = &*this.shared;
+            running.clone().run(gate.clone(), counters.clone(), stop.clone()).await;
+            this.forget(&running);
+        });
+        Some(association)
+    }
+
+    fn forget(&self, association: &Arc<Association>) {
+        let mut table = lock(&self.shared.table);
+        if table.workers.get(&association.worker).is_some_and(|known| Arc::ptr_eq(known, association)) {
+            table.workers.remove(&association.worker);
+            table.by_uid.retain(|_, worker| *worker != association.worker);
+        }
+    }
+
+    /// A worker said who it is, over a connection from `peer`, and by which address it knows us.
+    pub(super) async fn greeted(&self, from: &UniqueAddress, to: &Address, peer: IpAddr) -> Result<(), String> {
+        let worker = &from.address;
+        let is_known = lock(&self.shared.table).workers.contains_key(worker);
+        if !is_known {
+            // Whom we would not dial need not wait for an answer, and takes no place.
+            let target = self.shared.gate.target(worker, Some(peer));
+            let deadline = Instant::now() + self.shared.limits.connect;
+            timeout_at(deadline, target).await.map_err(|_| "its address cannot be resolved in time".to_owned())??;
+        }
+        let mut table = lock(&self.shared.table);
+        if table.by_uid.len() >= 2 * self.shared.limits.associations {
+            // One that is said to be in many places at once.
+            table.by_uid.retain(|_, known| known != worker);
+        }
+        let association = self.association(&mut table, worker, to).ok_or("there are too many workers")?;
+        match association.greeted(from.uid, to, peer) {
+            Greeted::Known | Greeted::First => {
+                table.by_uid.insert((from.uid, peer), worker.clone());
+            }
+            Greeted::Restarted => {
+                table.by_uid.retain(|_, known| known != worker);
+                table.by_uid.insert((from.uid, peer), worker.clone());
+                drop(table);
+                // Whom they asked is gone.
+                lock(&self.shared.asks).retain(|_, asked| asked.worker != *worker);
+            }
+            Greeted::Stale => return Err("that process of the worker is gone".to_owned()),
+        }
+        Ok(())
+    }
+
+    pub(super) fn known(&self, uid: u64, peer: IpAddr) -> Option<Address> {
+        lock(&self.shared.table).by_uid.get(&(uid, peer)).cloned()
+    }
+
+    pub(super) fn heard(&self, worker: &Address) {
+        self.with(worker, Association::heard);
+    }
+
+    pub(super) fn acknowledge(&self, worker: &Address, recipient: &str) {
+        self.with(worker, |association| association.acknowledge(recipient));
+    }
+
+    pub(super) fn quarantined(&self, worker: &Address, uid: u64) {
+        self.with(worker, |association| association.quarantined(uid));
+    }
+
+    fn with(&self, worker: &Address, act: impl FnOnce(&Association)) {
+        let association = lock(&self.shared.table).workers.get(worker).cloned();
+        if let Some(association) = association {
+            act(&association);
+        }
+    }
+
+    /// Whether somebody waits for that answer.
+    pub(super) fn answered(&self, name: &str, payload: Payload) -> bool {
+        let asked = lock(&self.shared.asks).remove(name);
+        asked.is_some_and(|asked| asked.answer.send(payload).is_ok())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes a question from the table once nobody waits for its answer.
+struct Forget<'a> {
+    shared: &'a Shared,
+    name: &'a str,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        lock(&self.shared.asks).remove(self.name);
+    }
+}

@@ -1,0 +1,420 @@
+//! The transport against peers that behave as workers do.
+
+use std::time::Duration;
+
+use pendula_akka::artery::control::Control;
+use pendula_akka::artery::{Address, UniqueAddress};
+use pendula_akka::kryo::{Dialect, decode};
+use pendula_akka::transport::{AskError, Limits, Refused, SendError};
+use tokio::time::timeout;
+
+use crate::kryo::vectors;
+use crate::peer::{Peer, SOON, address_of, frame, limits, node, selection, until};
+
+const WITHIN: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn a_worker_joins_and_says_something() {
+    let (node, mut inbox) = node(limits()).await;
+    let worker = Peer::new(7).await;
+    let us = address_of(&node);
+    let (control, mut ordinary, _back) = worker.join(&node).await;
+    for vector in vectors() {
+        let padded = [vector.bytes.as_slice(), &[0; 1024]].concat();
+        ordinary.send(&worker.message(&us, "", &padded)).await;
+        let inbound = inbox.recv().await.unwrap();
+        assert_eq!((&inbound.from, inbound.actor.as_str()), (&worker.me.address, "server_actor"));
+        assert!(inbound.reply.is_none());
+        assert_eq!(*inbound.payload, padded);
+        assert_eq!(decode(&inbound.payload), decode(&vector.bytes));
+    }
+    control.is_open();
+    ordinary.is_open();
+    until("all was read", node.associations(), |to| to.held() == 0).await;
+    assert!(Refused::ALL.into_iter().all(|why| node.associations().counters().refused(why) == 0));
+}
+
+/// A worker that dialled a name gets that name back; one number under two names would break it.
+#[tokio::test]
+async fn we_are_who_the_worker_dialled() {
+    let (node, _inbox) = node(limits()).await;
+    let port = node.local_addr().port();
+    let worker = Peer::new(7).await;
+    let by_name = Address::new("oms-server", "localhost", port).unwrap();
+    let _control = worker.dial(&node, 1, &by_name).await;
+    let mut back = worker.accept().await;
+    let first = back.greets(&worker.me.address, &by_name).await;
+
+    let by_ip = Address::new("oms-server", "127.0.0.1", port).unwrap();
+    let _other = worker.dial(&node, 1, &by_ip).await;
+    let mut other = worker.accept().await;
+    let second = other.greets(&worker.me.address, &by_ip).await;
+    assert_ne!(first, second);
+    assert_eq!(back.message().await, None, "who we were is gone");
+}
+
+#[tokio::test]
+async fn two_workers_know_us_by_different_numbers() {
+    let (node, _inbox) = node(limits()).await;
+    let us = address_of(&node);
+    let mut numbers = Vec::new();
+    for uid in [7, 8] {
+        let worker = Peer::new(uid).await;
+        let _control = worker.dial(&node, 1, &us).await;
+        numbers.push(worker.accept().await.greets(&worker.me.address, &us).await);
+    }
+    assert_ne!(numbers[0], numbers[1]);
+}
+
+#[tokio::test]
+async fn questions_are_answered_in_both_directions() {
+    let (node, mut inbox) = node(limits()).await;
+    let worker = Peer::new(7).await;
+    let us = address_of(&node);
+    let (_control, mut ordinary, mut back) = worker.join(&node).await;
+
+    let literal = format!("{}/temp/_user_server_actor$a+~", worker.me.address);
+    ordinary.send(&worker.message(&us, &literal, b"question")).await;
+    let inbound = inbox.recv().await.unwrap();
+    let reply = inbound.reply.expect("it waits for an answer");
+    assert_eq!(reply.worker(), &worker.me.address);
+    node.associations().reply(&reply, &b"answer"[..]).await.unwrap();
+    let answer = back.message().await.unwrap();
+    assert_eq!((answer.serializer, &answer.recipient, &answer.payload[..]), (277_777, &literal, &b"answer"[..]));
+
+    let asked = node.associations().ask(&worker.me.address, "worker", &b"question"[..], SOON);
+    let answers = async {
+        let question = back.message().await.unwrap();
+        assert_eq!(question.recipient, format!("{}/", worker.me.address));
+        assert_eq!(question.payload, selection("worker", b"question"));
+        assert!(question.sender.starts_with(&format!("{us}/temp/")), "{}", question.sender);
+        let sender = "akka://oms@127.0.0.1:1/user/worker/$a#-118921073";
+        ordinary.send(&frame(7, 277_777, sender, &question.sender, "", b"answer")).await;
+        // Twice is too often.
+        ordinary.send(&frame(7, 277_777, sender, &question.sender, "", b"answer")).await;
+    };
+    let (answer, ()) = tokio::join!(asked, answers);
+    assert_eq!(*answer.unwrap(), *b"answer");
+    until("the second answer is late", node.associations(), |to| to.counters().refused(Refused::LateAnswer) == 1).await;
+}
+
+#[tokio::test]
+async fn a_question_without_an_answer_ends_in_time_and_leaves_nothing() {
+    let (node, _inbox) = node(Limits { asks: 1, ..limits() }).await;
+    let worker = Peer::new(7).await;
+    let (_control, _ordinary, mut back) = worker.join(&node).await;
+    let to = node.associations();
+    let short = Duration::from_millis(50);
+    assert_eq!(to.ask(&worker.me.address, "worker", &b"?"[..], short).await.unwrap_err(), AskError::NoAnswer(short));
+
+    // Who does not wait any more leaves nothing either.
+    let mut asked = Box::pin(to.ask(&worker.me.address, "worker", &b"?"[..], SOON));
+    tokio::select! {
+        _ = &mut asked => panic!("nobody answers"),
+        _ = async { back.message().await; back.message().await } => {}
+    }
+    assert_eq!(to.ask(&worker.me.address, "worker", &b"?"[..], short).await.unwrap_err(), AskError::TooMany);
+    drop(asked);
+    assert_eq!(to.ask(&worker.me.address, "worker", &b"?"[..], short).await.unwrap_err(), AskError::NoAnswer(short));
+}
+
+/// After a start of the server: nobody dialled it yet.
+#[tokio::test]
+async fn the_server_may_begin() {
+    let (node, mut inbox) = node(limits()).await;
+    let worker = Peer::new(7).await;
+    let asked = node.associations().ask(&worker.me.address, "worker", &b"question"[..], SOON);
+    let answers = async {
+        let mut back = worker.accept().await;
+        let advertised = Address::new("oms-server", "server.test", 10086).unwrap();
+        let greeting = back.next().await.unwrap();
+        let from = UniqueAddress { address: advertised.clone(), uid: greeting.uid };
+        assert_eq!(greeting.control(), Some(Control::HandshakeReq { from, to: worker.me.address.clone() }));
+        let question = back.message().await.unwrap();
+        assert!(question.sender.starts_with("akka://oms-server@server.test:10086/temp/"));
+        // It dials us by the name that it heard, and says who it is before it answers.
+        let mut ordinary = worker.dial(&node, 2, &advertised).await;
+        ordinary.send(&frame(7, 277_777, "", &question.sender, "", b"answer")).await;
+        (back, ordinary)
+    };
+    let (answer, (mut back, mut ordinary)) = tokio::join!(asked, answers);
+    assert_eq!(*answer.unwrap(), *b"answer");
+    // The same connection, the same number: nothing was begun anew.
+    assert!(matches!(back.control().await, Control::HandshakeRsp(_)));
+    let advertised = Address::new("oms-server", "server.test", 10086).unwrap();
+    ordinary.send(&worker.message(&advertised, "", b"heartbeat")).await;
+    assert_eq!(*inbox.recv().await.unwrap().payload, *b"heartbeat");
+}
+
+#[tokio::test]
+async fn a_worker_that_was_started_anew_is_dialled_anew() {
+    let (node, mut inbox) = node(limits()).await;
+    let us = address_of(&node);
+    let old = Peer::new(7).await;
+    let late = old.handshake(&us);
+    // It was killed: its connections are half open, and nothing says so.
+    let (mut old_control, mut old_ordinary, mut old_back) = old.join(&node).await;
+    let to = node.associations().clone();
+    let address = old.me.address.clone();
+    let asked = tokio::spawn({
+        let (to, address) = (to.clone(), address.clone());
+        async move { to.ask(&address, "worker", &b"question"[..], SOON).await }
+    });
+    assert!(old_back.message().await.is_some());
+
+    let new = old.restarted(8);
+    let mut control = new.dial(&node, 1, &us).await;
+    let mut back = new.accept().await;
+    back.greets(&address, &us).await;
+    assert_eq!(old_back.message().await, None);
+    assert_eq!(asked.await.unwrap().unwrap_err(), AskError::Restarted);
+
+    // What the old process said is still its, and its late handshake takes nothing back.
+    old_ordinary.send(&frame(7, 6, "", &format!("{us}/"), "", &selection("server_actor", b"late report"))).await;
+    assert_eq!(*inbox.recv().await.unwrap().payload, *b"late report");
+    old_control.send(&late).await;
+    until("the late handshake is refused", &to, |to| to.counters().refused(Refused::Handshake) == 1).await;
+    to.tell(&address, "worker", &b"run"[..]).await.unwrap();
+    assert_eq!(back.message().await.unwrap().payload, selection("worker", b"run"));
+    control.send(&new.handshake(&us)).await;
+    assert!(matches!(back.control().await, Control::HandshakeReq { .. } | Control::HandshakeRsp(_)));
+}
+
+/// It was stopped in order, and its port answers no more; then it comes back.
+#[tokio::test]
+async fn a_worker_that_is_away_is_said_to_be_and_reached_when_it_is_back() {
+    let (node, _inbox) = node(limits()).await;
+    let us = address_of(&node);
+    let worker = Peer::new(7).await;
+    let (address, at) = (worker.me.address.clone(), worker.me.address.port());
+    let joined = worker.join(&node).await;
+    drop((joined, worker));
+    let to = node.associations();
+    until("the end is seen", to, |to| !to.is_connected(&address)).await;
+    assert!(matches!(to.tell(&address, "worker", &b"run"[..]).await, Err(SendError::NotSent(_))));
+
+    let port = tokio::net::TcpListener::bind(("127.0.0.1", at)).await.unwrap();
+    let worker = Peer::at(port, 8);
+    let _control = worker.dial(&node, 1, &us).await;
+    let mut back = worker.accept().await;
+    back.greets(&address, &us).await;
+    to.tell(&address, "worker", &b"run"[..]).await.unwrap();
+    assert_eq!(back.message().await.unwrap().payload, selection("worker", b"run"));
+}
+
+#[tokio::test]
+async fn a_worker_that_lost_only_our_connection_is_dialled_again() {
+    let (node, _inbox) = node(limits()).await;
+    let worker = Peer::new(7).await;
+    let us = address_of(&node);
+    let (_control, _ordinary, back) = worker.join(&node).await;
+    drop(back);
+    let to = node.associations();
+    until("the end is seen", to, |to| !to.is_connected(&worker.me.address)).await;
+    to.tell(&worker.me.address, "worker", &b"run"[..]).await.unwrap();
+    let mut back = worker.accept().await;
+    assert!(matches!(back.control().await, Control::HandshakeReq { from, .. } if from.address == us));
+    assert_eq!(back.message().await.unwrap().payload, selection("worker", b"run"));
+}
+
+#[tokio::test]
+async fn who_quarantined_us_gets_to_know_us_anew() {
+    let (node, _inbox) = node(limits()).await;
+    let us = address_of(&node);
+    let worker = Peer::new(7).await;
+    let mut control = worker.dial(&node, 1, &us).await;
+    let mut back = worker.accept().await;
+    let number = back.greets(&worker.me.address, &us).await;
+    let ours = UniqueAddress { address: us.clone(), uid: number };
+    // Of another's word nothing comes.
+    let other = Peer::new(9).await;
+    let mut others = other.dial(&node, 1, &us).await;
+    others.send(&other.control("a", "", &[&worker.me, &ours])).await;
+    until("it is refused", node.associations(), |to| to.counters().refused(Refused::Stranger) == 1).await;
+
+    control.send(&worker.control("a", "", &[&worker.me, &ours])).await;
+    let mut anew = worker.accept().await;
+    let greeting = anew.next().await.unwrap();
+    assert!(matches!(greeting.control(), Some(Control::HandshakeReq { from, .. }) if from.address == us));
+    assert_ne!(greeting.uid, number);
+    assert_eq!(back.message().await, None);
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_hears_that_we_know() {
+    let (node, _inbox) = node(limits()).await;
+    let worker = Peer::new(7).await;
+    let (mut control, mut ordinary, mut back) = worker.join(&node).await;
+    let literal = format!("{}/system/remoteFlushOnShutdown#-852547920", worker.me.address);
+    for stream in [&mut control, &mut ordinary] {
+        stream.send(&worker.control("b", &literal, &[&worker.me])).await;
+        let ack = loop {
+            let received = back.next().await.unwrap();
+            if let Some(Control::TerminatingAck(from)) = received.control() {
+                break (from, received.recipient);
+            }
+        };
+        assert_eq!(ack, (UniqueAddress { address: address_of(&node), uid: ack.0.uid }, literal.clone()));
+    }
+}
+
+#[tokio::test]
+async fn who_we_are_is_said_again_each_second() {
+    let (node, _inbox) = node(limits()).await;
+    let worker = Peer::new(7).await;
+    let (_control, _ordinary, mut back) = worker.join(&node).await;
+    let to = node.associations();
+    for _ in 0..3 {
+        to.tell(&worker.me.address, "worker", &b"soon"[..]).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(1050)).await;
+    to.tell(&worker.me.address, "worker", &b"later"[..]).await.unwrap();
+    let mut said = Vec::new();
+    while said.last() != Some(&b'l') {
+        let received = back.next().await.unwrap();
+        match received.control() {
+            Some(Control::HandshakeReq { .. }) => said.push(b'h'),
+            Some(_) => {}
+            // Behind the key and the length.
+            None => said.push(received.payload[2]),
+        }
+    }
+    assert_eq!(String::from_utf8_lossy(&said), "ssshl");
+}
+
+/// It is stopped (SIGSTOP) or its machine froze: it accepts what fits into the system's buffers, and no more.
+#[tokio::test]
+async fn a_frozen_worker_costs_no_more_than_its_queue() {
+    let limits = Limits { write: Duration::from_millis(500), queue: 8, ..limits() };
+    let (node, _inbox) = node(limits).await;
+    let frozen = Peer::new(7).await;
+    let to = node.associations().clone();
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let (to, address) = (to.clone(), frozen.me.address.clone());
+        waiting.spawn(async move { to.tell(&address, "worker", vec![1; 1 << 20]).await });
+    }
+    let (mut full, mut unsure) = (0, 0);
+    while let Some(ended) = timeout(SOON, waiting.join_next()).await.expect("all end in time") {
+        match ended.unwrap() {
+            Ok(()) => {}
+            Err(SendError::Full) => full += 1,
+            Err(SendError::Unsure(_)) => unsure += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(full >= 50, "{full} found the queue full");
+    assert!(unsure >= 1, "what stuck in the middle may have arrived");
+
+    // Meanwhile others are served.
+    let worker = Peer::new(8).await;
+    let (_control, _ordinary, mut back) = worker.join(&node).await;
+    to.tell(&worker.me.address, "worker", &b"run"[..]).await.unwrap();
+    assert_eq!(back.message().await.unwrap().payload, selection("worker", b"run"));
+}
+
+#[tokio::test]
+async fn a_message_that_nobody_waits_for_any_more_is_not_sent() {
+    let (node, _inbox) = node(Limits { write: SOON, ..limits() }).await;
+    let worker = Peer::new(7).await;
+    let to = node.associations();
+    let mut stuck = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (to, address) = (to.clone(), worker.me.address.clone());
+        stuck.spawn(async move { to.tell(&address, "worker", vec![1; 4_000_000]).await });
+    }
+    // The worker reads nothing yet, so that this waits.
+    let mut back = worker.accept().await;
+    let taken_back = timeout(Duration::from_millis(100), to.tell(&worker.me.address, "worker", &b"back"[..])).await;
+    assert!(taken_back.is_err());
+    let told = to.tell(&worker.me.address, "worker", &b"run"[..]);
+    let read = async {
+        loop {
+            let received = back.message().await.unwrap();
+            if received.payload.len() < 1000 {
+                return received.payload;
+            }
+        }
+    };
+    let (told, first) = tokio::join!(told, read);
+    told.unwrap();
+    assert_eq!(first, selection("worker", b"run"));
+}
+
+#[tokio::test]
+async fn whom_the_gate_refuses_is_neither_let_in_nor_dialled() {
+    let (node, mut inbox) = node(limits()).await;
+    let us = address_of(&node);
+    let to = node.associations();
+    let far = Address::of_worker("192.0.2.1:27777").unwrap();
+    let refused = to.tell(&far, "worker", &b"run"[..]).await;
+    assert_eq!(refused, Err(SendError::NotSent("it is not on this machine".to_owned())));
+
+    let mut liar = Peer::new(7).await;
+    liar.me.address = Address::of_worker("192.0.2.2:27777").unwrap();
+    let mut stream = liar.dial(&node, 2, &us).await;
+    stream.send(&liar.message(&us, "", b"heartbeat")).await;
+    until("both are refused", to, |to| {
+        (to.counters().refused(Refused::Handshake), to.counters().refused(Refused::Stranger)) == (1, 1)
+    })
+    .await;
+    assert_eq!(to.count(), 1, "only whom we asked for ourselves");
+    assert!(inbox.try_recv().is_err());
+    stream.is_open();
+
+    // Nor is anybody let in who looks for somebody else.
+    let worker = Peer::new(8).await;
+    let _stream = worker.dial(&node, 2, &Address::new("oms", "127.0.0.1", 1).unwrap()).await;
+    until("it is refused", to, |to| to.counters().refused(Refused::Handshake) == 2).await;
+}
+
+#[tokio::test]
+async fn who_is_silent_for_long_is_forgotten() {
+    let (node, _inbox) = node(Limits { idle: Duration::from_millis(300), ..limits() }).await;
+    let worker = Peer::new(7).await;
+    let (control, ordinary, mut back) = worker.join(&node).await;
+    until("it is forgotten", node.associations(), |to| to.count() == 0).await;
+    assert_eq!(back.message().await, None);
+    // Its own connections are its affair.
+    control.is_open();
+    ordinary.is_open();
+    // And what we have to say finds the way again.
+    node.associations().tell(&worker.me.address, "worker", &b"run"[..]).await.unwrap();
+    assert!(worker.accept().await.message().await.is_some());
+}
+
+#[tokio::test]
+async fn closing_ends_everything() {
+    let (node, mut inbox) = node(limits()).await;
+    let worker = Peer::new(7).await;
+    let (mut control, mut ordinary, mut back) = worker.join(&node).await;
+    let to = node.associations().clone();
+    timeout(SOON, node.close()).await.expect("all tasks end");
+    control.is_closed().await;
+    ordinary.is_closed().await;
+    assert_eq!(back.message().await, None);
+    assert!(inbox.recv().await.is_none());
+    assert!(to.tell(&worker.me.address, "worker", &b"run"[..]).await.is_err());
+    assert!(matches!(to.ask(&worker.me.address, "worker", &b"?"[..], WITHIN).await, Err(AskError::Send(_))));
+}
+
+/// A gateway reads what workers say with the codec and answers in the dialect of the question.
+#[tokio::test]
+async fn an_answer_is_in_the_dialect_of_its_question() {
+    let (node, mut inbox) = node(limits()).await;
+    let worker = Peer::new(7).await;
+    let us = address_of(&node);
+    let (_control, mut ordinary, mut back) = worker.join(&node).await;
+    let literal = format!("{}/temp/_user_server_actor$a", worker.me.address);
+    for vector in vectors() {
+        ordinary.send(&worker.message(&us, &literal, &vector.bytes)).await;
+        let inbound = inbox.recv().await.unwrap();
+        let (_, dialect) = decode(&inbound.payload).unwrap();
+        let done = vectors().into_iter().find(|known| decode(&known.bytes).unwrap().1 == dialect).unwrap();
+        let (message, _) = decode(&done.bytes).unwrap();
+        let answer = pendula_akka::kryo::encode(&message, dialect);
+        node.associations().reply(&inbound.reply.unwrap(), answer).await.unwrap();
+        assert_eq!(back.message().await.unwrap().payload, done.bytes);
+        assert!(matches!(dialect, Dialect::Plain | Dialect::Named));
+    }
+}
