@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pendula_model::instance::{InstanceState, Reason, TaskState};
 use pendula_model::job::JobSpec;
-use pendula_model::mode::{Broadcast, ExecutionMode};
+use pendula_model::mode::{Broadcast, ExecutionMode, Map};
 use pendula_model::powerjob::PowerJobExecuteType::{self, Standalone};
 use pendula_model::task::Task;
 use pendula_model::{InstanceId, TaskId};
@@ -215,13 +215,15 @@ fn what_a_server_cannot_track_is_refused_with_what_can() {
         mode: ExecutionMode::Broadcast(settings),
         ..job("E", execute_type)
     };
-    for spec in [
-        with(PowerJobExecuteType::Broadcast, Broadcast::default()),
-        with(PowerJobExecuteType::MapReduce, Broadcast::default()),
-        with(Standalone, Broadcast { pre: true, ..Broadcast::default() }),
-        with(Standalone, Broadcast { post: true, ..Broadcast::default() }),
-        JobSpec { mode: ExecutionMode::Map(Default::default()), ..job("E", Standalone) },
+    for (spec, says) in [
+        (with(PowerJobExecuteType::Broadcast, Broadcast::default()), "leave one of them out"),
+        (with(PowerJobExecuteType::MapReduce, Broadcast::default()), "leave one of them out"),
+        (with(Standalone, Broadcast { pre: true, ..Broadcast::default() }), "without pre and post"),
+        (with(Standalone, Broadcast { post: true, ..Broadcast::default() }), "without pre and post"),
+        (JobSpec { mode: ExecutionMode::Map(Map::default()), ..job("E", Standalone) }, "per_worker"),
+        (JobSpec { mode: ExecutionMode::MapReduce(Map::default()), ..job("E", Standalone) }, "as broadcast or map"),
     ] {
-        assert!(refused(spec).contains("mode broadcast, without pre and post"));
+        let said = refused(spec);
+        assert!(said.contains(says), "{said}");
     }
 }

@@ -8,7 +8,7 @@ use pendula_model::InstanceId;
 use pendula_model::api::InstanceView;
 use pendula_model::instance::InstanceState;
 use pendula_model::job::JobSpec;
-use pendula_model::mode::ExecutionMode;
+use pendula_model::mode::{self as modes, ExecutionMode};
 use pendula_model::policy::{Backoff, Retry};
 use pendula_model::powerjob::PowerJobExecuteType::*;
 use pendula_model::processor::Processor;
@@ -67,6 +67,18 @@ pub async fn map(yard: &Yard, worker: &str) -> Tried {
     threads(&mut spread, 50);
     let view = yard.ended(yard.run(&spread).await).await?;
     expect(view.state == InstanceState::Succeeded && view.attempt == 1 && result(&view).contains("succeed:201"), &view)
+}
+
+/// A map whose sub-tasks the server sends to the worker itself; they end at once, which a worker that tracks them may miss.
+pub async fn tracked_map(yard: &Yard, worker: &str, tasks: u32) -> Tried {
+    let name = format!("tracked-map-{worker}-{tasks}");
+    let settings = modes::Map { per_worker: Some(50), ..modes::Map::default() };
+    let mode = ExecutionMode::Map(settings);
+    let spread = JobSpec { mode, ..job(&name, "Spread", Standalone, &format!("{tasks} 0"), Some(worker)) };
+    let view = yard.ended(yard.run(&spread).await).await?;
+    let counts = view.tasks.as_ref().map(|tasks| tasks.counts).unwrap_or_default();
+    let all = u64::from(tasks);
+    expect(view.state == InstanceState::Succeeded && (counts.total, counts.succeeded) == (all, all), &view)
 }
 
 pub async fn map_reduce(yard: &Yard, worker: &str, tasks: u32, within: Duration) -> Tried {
