@@ -106,7 +106,7 @@ impl PowerJob {
                 refuse("mode", "PowerJob's processors are broadcast without pre and post")
             }
             ExecutionMode::Broadcast(_) => Ok(()),
-            ExecutionMode::Map(map) if !map.per_worker.is_some_and(|most| most <= PER_WORKER) => {
+            ExecutionMode::Map(map) if map.per_worker.is_none_or(|most| most > PER_WORKER) => {
                 let message =
                     format!("PowerJob's workers drop what their queue has no room for: set it to {PER_WORKER} or less");
                 refuse("mode.per_worker", &message)
