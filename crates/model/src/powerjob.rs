@@ -1,5 +1,7 @@
 //! What a PowerJob worker runs. The words are PowerJob's own, because those who use them know them from there.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::invalid::Invalid;
@@ -7,6 +9,8 @@ use crate::mode::ExecutionMode;
 
 /// Tasks of one instance that a worker takes at once at most, running and queued: its queue has room for 128.
 const PER_WORKER: u32 = 100;
+
+const SHORTEST_REPEAT: Duration = Duration::from_millis(50);
 
 /// Offered by every PowerJob worker: it stands for all names that begin so.
 pub const OFFERED: &str = "powerjob:*";
@@ -39,6 +43,9 @@ pub struct PowerJob {
     /// Workers that one instance uses at most; 0 (default) means all.
     #[serde(default, skip_serializing_if = "is_default")]
     pub max_workers: u32,
+    /// The worker that tracks the instance runs the processor again and again, and the instance lasts until it is stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_worker: Option<InWorker>,
     /// PowerJob's `logConfig`, as JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_config: Option<String>,
@@ -57,6 +64,20 @@ pub enum PowerJobType {
     BuiltIn,
     /// In a container that the worker fetches.
     External,
+}
+
+/// PowerJob's FIXED_RATE and FIXED_DELAY, as its workers do them: by themselves, each 5 s or more whatever is asked for, and
+/// without a trace of single runs here. One of the two; at least 50 ms.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct InWorker {
+    #[serde(with = "crate::duration::option", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub fixed_rate: Option<Duration>,
+    #[serde(with = "crate::duration::option", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub fixed_delay: Option<Duration>,
 }
 
 /// How the worker that tracks an instance spreads it.
@@ -82,6 +103,7 @@ impl PowerJob {
             thread_concurrency: five(),
             task_retries: 0,
             max_workers: 0,
+            in_worker: None,
             log_config: None,
             advanced_runtime_config: None,
         }
@@ -95,6 +117,12 @@ impl PowerJob {
     /// Whether a job of this mode can be run, and what to do if not.
     pub(crate) fn validate_mode(&self, mode: &ExecutionMode) -> Result<(), Invalid> {
         let refuse = |field, message: &str| Err(Invalid::new(field, message));
+        if mode.has_tasks() && self.in_worker.is_some() {
+            return refuse(
+                "mode",
+                "what repeats in its worker is tracked there: leave one of `mode` and `in_worker` out",
+            );
+        }
         if mode.has_tasks() && self.execute_type != PowerJobExecuteType::Standalone {
             let message = "either a PowerJob worker spreads the instance, as `execute_type` of the processor says, or the \
                            server does, as `mode` says: leave one of them out";
@@ -132,6 +160,15 @@ impl PowerJob {
         }
         if self.task_retries > 1000 {
             return Err(Invalid::new("task_retries", "at most 1000"));
+        }
+        if let Some(InWorker { fixed_rate, fixed_delay }) = &self.in_worker {
+            let shortest = fixed_rate.or(*fixed_delay);
+            if fixed_rate.is_some() == fixed_delay.is_some() {
+                return Err(Invalid::new("in_worker", "write either fixed_rate or fixed_delay"));
+            }
+            if shortest.is_some_and(|time| time < SHORTEST_REPEAT) {
+                return Err(Invalid::new("in_worker", "a worker takes no less than 50ms"));
+            }
         }
         for (field, text) in
             [("log_config", &self.log_config), ("advanced_runtime_config", &self.advanced_runtime_config)]
@@ -181,6 +218,9 @@ mod tests {
             (r#"{"powerjob":{"info":"com.acme.A","type":"EXTERNAL"}}"#, "powerjob.info"),
             (r#"{"powerjob":{"info":"a","thread_concurrency":0}}"#, "powerjob.thread_concurrency"),
             (r#"{"powerjob":{"info":"a","log_config":"x"}}"#, "powerjob.log_config"),
+            (r#"{"powerjob":{"info":"a","in_worker":{}}}"#, "powerjob.in_worker"),
+            (r#"{"powerjob":{"info":"a","in_worker":{"fixed_rate":"1s","fixed_delay":"1s"}}}"#, "powerjob.in_worker"),
+            (r#"{"powerjob":{"info":"a","in_worker":{"fixed_delay":"10ms"}}}"#, "powerjob.in_worker"),
         ] {
             let processor: Processor = serde_json::from_str(json).unwrap();
             assert_eq!(processor.validate().unwrap_err().field, field, "{json}");

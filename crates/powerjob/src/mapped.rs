@@ -42,6 +42,8 @@ pub(crate) struct Mapped {
 
 struct Task {
     sent: Instant,
+    /// The order to run it has left, for better or worse.
+    is_sent: bool,
     /// The worker said that it has it.
     is_confirmed: bool,
     has_started: bool,
@@ -80,6 +82,7 @@ impl Task {
     fn new(now: Instant) -> Self {
         Task {
             sent: now,
+            is_sent: false,
             is_confirmed: false,
             has_started: false,
             is_stopping: false,
@@ -112,7 +115,7 @@ impl Mapped {
     /// What the store says that the worker runs, under an owner before us.
     pub(crate) fn adopt(&mut self, key: AttemptKey, is_stopping: bool) {
         let now = Instant::now();
-        let task = Task { is_confirmed: true, has_started: true, is_stopping, ..Task::new(now) };
+        let task = Task { is_sent: true, is_confirmed: true, has_started: true, is_stopping, ..Task::new(now) };
         self.tasks.insert(key, task);
         self.trackers.entry(key.instance).or_insert_with(|| Tracker::new(now));
     }
@@ -140,7 +143,7 @@ impl Mapped {
         let Some(task) = self.tasks.get_mut(&key).filter(|task| task.ended.is_none() && !task.is_confirmed) else {
             return Next::default();
         };
-        task.sent = Instant::now();
+        (task.sent, task.is_sent) = (Instant::now(), true);
         let end = match result {
             // Nobody knows: it is confirmed, or it is lost.
             Ok(()) | Err(CallError::NoAnswer(_)) => return Next::default(),
@@ -161,13 +164,12 @@ impl Mapped {
         let Some(tracker) = self.trackers.get_mut(&instance) else { return Next::default() };
         let was_ending = std::mem::take(&mut tracker.is_ending);
         let waiting = std::mem::take(&mut tracker.waiting);
-        let is_waiting = |key: &AttemptKey| waiting.iter().any(|(waiting, _)| waiting == key);
         let mut next = Next::default();
         if result.is_ok() {
-            let gone = self
-                .tasks
-                .iter()
-                .filter(|(key, task)| key.instance == instance && task.ended.is_none() && !is_waiting(key));
+            // An order that is still on its way may arrive after this one.
+            let gone = self.tasks.iter().filter(|(key, task)| {
+                key.instance == instance && task.ended.is_none() && (task.is_sent || task.is_confirmed)
+            });
             let gone: Vec<_> = gone.map(|(key, task)| (*key, task.is_stopping)).collect();
             for (key, is_stopping) in gone {
                 let end = match is_stopping {
@@ -410,4 +412,70 @@ fn ended(now: Timestamp, attempt: AttemptKey, report: &ProcessorReportTaskStatus
         ReportEvent::Ended { outcome, message, result: None, started_at: started_at.filter(|_| !is_missing) }
     };
     Report { attempt, event }
+}
+
+#[cfg(test)]
+mod tests {
+    use pendula_model::job::JobSpec;
+    use pendula_model::processor::Processor;
+    use pendula_model::{JobId, Revision, SessionId, TaskId};
+
+    use super::*;
+
+    fn dispatch(task: u64) -> (Dispatch, PowerJob) {
+        let powerjob = PowerJob::new("com.acme.Split");
+        let at = Timestamp::from_micros(0);
+        let dispatch = Dispatch {
+            session: SessionId(1),
+            sequence: task + 1,
+            instance: InstanceId(7),
+            task: TaskId(task),
+            attempt: 1,
+            job: JobId(1),
+            revision: Revision(1),
+            spec: Arc::new(JobSpec::new("a", Processor::PowerJob(powerjob.clone()))),
+            params: None,
+            fire_time: None,
+            created_at: at,
+            failures: 0,
+            app_name: "demo".into(),
+            part: None,
+        };
+        (dispatch, powerjob)
+    }
+
+    fn key(task: u64) -> AttemptKey {
+        AttemptKey { instance: InstanceId(7), task: TaskId(task), attempt: 1 }
+    }
+
+    /// The worker hears of the second task only after it was told to end all: that task is not said to have ended.
+    #[test]
+    fn an_order_on_its_way_is_not_ended_by_a_stop_that_overtakes_it() {
+        let mut mapped = Mapped::default();
+        for task in [1, 2] {
+            let (dispatch, powerjob) = dispatch(task);
+            let next = mapped.dispatch(&dispatch, &powerjob, "127.0.0.1:1");
+            assert!(matches!(next.calls[..], [Call::Start { .. }]));
+        }
+        mapped.sent(key(1), Ok(()));
+        assert!(matches!(mapped.stop(key(1), false).calls[..], [Call::Stop { .. }]));
+        let ended: Vec<_> = mapped.stopped(InstanceId(7), Ok(())).reports.iter().map(|end| end.attempt).collect();
+        assert_eq!(ended, [key(1)]);
+        mapped.sent(key(2), Ok(()));
+        assert_eq!(mapped.running().collect::<Vec<_>>(), [key(2)]);
+    }
+
+    /// What is dispatched while the worker ends its tracker goes to the next one.
+    #[test]
+    fn nothing_is_sent_into_an_end() {
+        let mut mapped = Mapped::default();
+        let (first, powerjob) = dispatch(1);
+        mapped.dispatch(&first, &powerjob, "127.0.0.1:1");
+        mapped.sent(key(1), Ok(()));
+        mapped.stop(key(1), false);
+        let (second, powerjob) = dispatch(2);
+        assert!(mapped.dispatch(&second, &powerjob, "127.0.0.1:1").calls.is_empty());
+        let next = mapped.stopped(InstanceId(7), Ok(()));
+        assert!(matches!(next.calls[..], [Call::Start { key: sent, .. }] if sent == key(2)));
+    }
 }

@@ -366,6 +366,9 @@ impl Session {
             Errand::Dispatch(dispatch) => return self.dispatch(dispatch).await,
             Errand::Stop { attempt, abandon } if self.mapped.has(attempt) => {
                 let next = self.mapped.stop(attempt, abandon);
+                if abandon {
+                    self.around.workers.forget_task(attempt, &self.who.address);
+                }
                 return self.go_on(next).await;
             }
             Errand::Stop { attempt, abandon } => return self.stop(attempt, abandon).await,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pendula_engine::{Dispatch, Report, ReportEvent, input};
 use pendula_model::instance::{Payload, Reason};
 use pendula_model::job::JobSpec;
-use pendula_model::powerjob::{OFFERED, PowerJob};
+use pendula_model::powerjob::{InWorker, OFFERED, PowerJob};
 use pendula_model::worker::{BootId, HostMetrics, TASKS, WorkerInfo, WorkerRef};
 use pendula_model::{AttemptKey, Timestamp, limits};
 
@@ -73,7 +73,7 @@ pub(crate) fn schedule(
 ) -> ServerScheduleJobReq {
     let spec: &JobSpec = &dispatch.spec;
     let job_params = job_params(spec, powerjob);
-    let cron = spec.trigger.as_ref().and_then(|trigger| trigger.cron.clone());
+    let (time_expression_type, time_expression) = time_expression(spec, powerjob);
     ServerScheduleJobReq {
         all_worker_address: all,
         max_worker_count: Some(powerjob.max_workers),
@@ -87,15 +87,27 @@ pub(crate) fn schedule(
         instance_params: dispatch.params.as_deref().map(instance_params),
         thread_concurrency: powerjob.thread_concurrency,
         task_retry_num: powerjob.task_retries,
-        // For a worker it is a label, except that it would fire by itself what has a fixed rate or delay, and that 4.3.0
-        // does not know a daily window.
-        time_expression_type: if cron.is_some() { "CRON" } else { "API" },
-        time_expression: cron,
+        time_expression_type,
+        time_expression,
         max_instance_num: Some(0),
         log_config: powerjob.log_config.clone(),
         advanced_runtime_config: match family {
             Family::Strict => None,
             Family::Lenient => powerjob.advanced_runtime_config.clone(),
+        },
+    }
+}
+
+/// For a worker it is a label, except that it fires by itself what has a fixed rate or delay; and 4.3.0 does not know a daily
+/// window. So it is told of what it shall do itself, and of cron.
+fn time_expression(spec: &JobSpec, powerjob: &PowerJob) -> (&'static str, Option<String>) {
+    let millis = |time: Duration| Some(time.as_millis().to_string());
+    match &powerjob.in_worker {
+        Some(InWorker { fixed_rate: Some(time), .. }) => ("FIXED_RATE", millis(*time)),
+        Some(InWorker { fixed_delay: Some(time), .. }) => ("FIXED_DELAY", millis(*time)),
+        _ => match spec.trigger.as_ref().and_then(|trigger| trigger.cron.clone()) {
+            Some(cron) => ("CRON", Some(cron)),
+            None => ("API", None),
         },
     }
 }

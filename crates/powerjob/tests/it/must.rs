@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pendula_model::instance::{InstanceState, Reason};
+use pendula_model::job::JobSpec;
 use pendula_model::policy::{Backoff, Delivery, Retry};
 use pendula_model::powerjob::{PowerJob, PowerJobExecuteType::*};
 use pendula_model::processor::Processor;
@@ -229,6 +230,16 @@ async fn must_7_names_are_valid_for_the_oldest_worker_and_firing_is_ours() {
         assert_eq!(message["processorType"], "BUILT_IN");
         assert_eq!(message["allWorkerAddress"], json!([worker.address]));
         assert_eq!(message["instanceId"], id.0);
+        worker.report(id.0, DONE, (1, 2), None).await;
+    }
+    // Unless it is asked to fire by itself.
+    for (repeat, kind) in [("fixed_rate", "FIXED_RATE"), ("fixed_delay", "FIXED_DELAY")] {
+        let processor = json!({ "powerjob": { "info": "com.acme.A", "in_worker": { repeat: "5s" } } });
+        world.apply(JobSpec::new(repeat, serde_json::from_value(processor).unwrap())).await;
+        let id = world.run(repeat).await;
+        let message = worker.received("runJob").await;
+        assert_eq!((&message["timeExpressionType"], &message["timeExpression"]), (&json!(kind), &json!("5000")));
+        assert_eq!(message["maxInstanceNum"], 0, "without it there is no tracker");
         worker.report(id.0, DONE, (1, 2), None).await;
     }
 }

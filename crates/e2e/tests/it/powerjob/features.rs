@@ -10,6 +10,7 @@ use pendula_model::instance::InstanceState;
 use pendula_model::job::JobSpec;
 use pendula_model::mode::{self as modes, ExecutionMode};
 use pendula_model::policy::{Backoff, Retry};
+use pendula_model::powerjob::InWorker;
 use pendula_model::powerjob::PowerJobExecuteType::*;
 use pendula_model::processor::Processor;
 use pendula_model::trigger::Trigger;
@@ -148,6 +149,18 @@ pub async fn stopped(yard: &Yard, worker: &str) -> Tried {
     yard.client.instance_stop(id).await.map_err(|error| error.to_string())?;
     let view = yard.ended(id).await?;
     expect(view.state == InstanceState::Stopped && view.reason.as_deref() == Some("by_user"), &view)
+}
+
+/// It fires in the worker until it is stopped.
+pub async fn repeated_in_worker(yard: &Yard, worker: &str) -> Tried {
+    let mut repeated = job(&format!("in-worker-{worker}"), "Sleep", Standalone, "10", Some(worker));
+    let Processor::PowerJob(powerjob) = &mut repeated.processor else { panic!("these are PowerJob's") };
+    powerjob.in_worker = Some(InWorker { fixed_rate: Some(Duration::from_millis(200)), fixed_delay: None });
+    let id = yard.run(&repeated).await;
+    yard.begun(id, 5).await;
+    yard.client.instance_stop(id).await.map_err(|error| error.to_string())?;
+    let view = yard.ended(id).await?;
+    expect(view.state == InstanceState::Stopped && view.attempt == 1, &view)
 }
 
 /// A heavy instance is stopped too, and its sub-tasks with it.

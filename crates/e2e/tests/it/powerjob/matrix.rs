@@ -160,6 +160,7 @@ async fn compat_every_version_of_powerjob() {
                 ("MAP, 200", features::map(&yard, version).await),
                 ("MAP tracked by the server, 1000", features::tracked_map(&yard, version, 1000).await),
                 ("MAP_REDUCE, 500", features::map_reduce(&yard, version, 500, soon).await),
+                ("FIXED_RATE in the worker", features::repeated_in_worker(&yard, version).await),
                 ("stop of a MAP", features::stopped_in_pieces(&yard, version).await),
             ]
         };

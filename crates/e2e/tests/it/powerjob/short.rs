@@ -25,14 +25,15 @@ async fn s1_2_workers_of_an_old_and_a_new_version_run_everything_and_outlive_a_k
     yard.connected().await;
     let tries = async |worker: &str| -> Tried {
         let tasks = pendula_e2e::powerjob::PATIENCE;
-        let (one, two, three, four, five) = tokio::join!(
+        let (one, two, three, four, five, six) = tokio::join!(
             features::standalone_and_log(&yard, worker),
             features::map_reduce(&yard, worker, 150, tasks),
             features::retried(&yard, worker),
             features::stopped(&yard, worker),
             features::tracked_map(&yard, worker, 500),
+            features::repeated_in_worker(&yard, worker),
         );
-        one.and(two).and(three).and(four).and(five)
+        one.and(two).and(three).and(four).and(five).and(six)
     };
     // Both are of one app, so a broadcast reaches both, whichever tracks it.
     let everywhere = async || -> Tried {
