@@ -2,5 +2,6 @@
 
 mod clients;
 mod features;
+mod import;
 mod matrix;
 mod short;
