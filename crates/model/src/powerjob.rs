@@ -227,7 +227,23 @@ mod tests {
         }
         let mut spec = JobSpec::new("a", Processor::PowerJob(PowerJob::new("com.acme.A")));
         spec.validate().unwrap();
-        spec.mode = serde_json::from_str(r#""broadcast""#).unwrap();
+        for (mode, field) in [
+            (r#""broadcast""#, None),
+            (r#"{"map":{"per_worker":100}}"#, None),
+            (r#"{"broadcast":{"pre":true}}"#, Some("mode")),
+            (r#""map""#, Some("mode.per_worker")),
+            (r#"{"map":{"per_worker":101}}"#, Some("mode.per_worker")),
+            (r#""map_reduce""#, Some("mode")),
+            (r#"{"sharded":{"total":2}}"#, Some("mode")),
+        ] {
+            spec.mode = serde_json::from_str(mode).unwrap();
+            assert_eq!(spec.validate().err().map(|error| error.field), field.map(str::to_owned), "{mode}");
+        }
+        let map = PowerJob { execute_type: PowerJobExecuteType::Map, ..PowerJob::new("com.acme.A") };
+        let spec = JobSpec {
+            mode: serde_json::from_str(r#""broadcast""#).unwrap(),
+            ..JobSpec::new("a", Processor::PowerJob(map))
+        };
         assert_eq!(spec.validate().unwrap_err().field, "mode");
     }
 }

@@ -55,16 +55,30 @@ impl Authenticator {
 
 #[cfg(test)]
 mod tests {
-    use pendula_store::MemoryStore;
+    use pendula_model::PartitionId;
+    use pendula_model::app::App;
+    use pendula_model::change::Change;
+    use pendula_store::{Batch, MemoryStore};
 
     use super::*;
     use crate::clock::SystemClock;
 
     #[tokio::test]
     async fn sec_4_a_powerjob_clients_secret_opens_nothing_else() {
-        let auth = Authenticator::new(Arc::new(MemoryStore::new(1)), Arc::new(SystemClock));
+        let (store, app, partition) = (Arc::new(MemoryStore::new(1)), AppId(7), PartitionId(0));
+        let owned = App {
+            id: app,
+            name: "demo".to_owned(),
+            namespace: "default".to_owned(),
+            partition,
+            allow_scripts: false,
+            created_at: Timestamp::from_micros(0),
+            version: 1,
+        };
+        let epoch = store.claim_sync(partition).unwrap();
+        store.commit_sync(&Batch { partition, epoch, number: 0, changes: vec![Change::AppInserted(owned)] }).unwrap();
+        let auth = Authenticator::new(store, Arc::new(SystemClock));
         let peer: IpAddr = "192.0.2.1".parse().unwrap();
-        let app = AppId(7);
         let (token, secret) = auth.create_for_powerjob("billing", app, None).await.unwrap();
         assert!(is_for_powerjob(&token));
         let md5 = md5_hex(secret.reveal());
