@@ -134,7 +134,8 @@ pub async fn fixed_rate(yard: &Yard, worker: &str) -> Tried {
 pub async fn retried(yard: &Yard, worker: &str) -> Tried {
     let flaky = job(&format!("flaky-{worker}"), "Flaky", Standalone, "3", Some(worker));
     let view = yard.ended(yard.run(&JobSpec { retry: retry(3), ..flaky }).await).await?;
-    expect(view.state == InstanceState::Succeeded && view.attempt == 3 && result(&view) == "run 3", &view)
+    // A busy worker may still have the tracker of the try before, and refuse the next one for a moment: that is no failure.
+    expect(view.state == InstanceState::Succeeded && view.failures == 2 && result(&view) == "run 3", &view)
 }
 
 pub async fn timed_out(yard: &Yard, worker: &str) -> Tried {
