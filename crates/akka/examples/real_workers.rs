@@ -14,6 +14,7 @@ use std::time::Duration;
 use pendula_akka::artery::Address;
 use pendula_akka::kryo::{Class, Dialect, Message, decode, encode};
 use pendula_akka::transport::{Counters, Gate, Inbound, Limits, Node, Options, Refused};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -109,15 +110,17 @@ impl Gate for Loopback {
 impl Server {
     async fn start(listen: SocketAddr) -> Self {
         // Where it was before, the port may be in use for a moment.
-        let (node, inbox) = loop {
-            let advertised = Address::new("oms-server", "127.0.0.1", listen.port().max(1)).expect("an address");
-            let options = Options { advertised, limits: Limits::default() };
-            match Node::bind(listen, options, Arc::new(Loopback)).await {
-                Ok(bound) => break bound,
+        let port = loop {
+            match TcpListener::bind(listen).await {
+                Ok(port) => break port,
                 Err(error) => println!("{error}"),
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         };
+        let at = port.local_addr().expect("it listens");
+        let advertised = Address::new("oms-server", "127.0.0.1", at.port()).expect("an address");
+        let options = Options { advertised, limits: Limits::default() };
+        let (node, inbox) = Node::start(port, options, Arc::new(Loopback)).expect("the limits are good");
         Server { at: node.local_addr(), node, inbox, seen: Vec::new() }
     }
 
@@ -184,6 +187,21 @@ impl Run {
             self.stop(index, 300 + index as i64).await;
         }
 
+        println!("-- workers are frozen for 12 s, and told something meanwhile");
+        for index in 0..self.workers.len() {
+            self.signal(index, Signal::STOP);
+            self.dispatch(index, 500 + index as i64, "while frozen", "").await;
+        }
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        for index in 0..self.workers.len() {
+            self.signal(index, Signal::CONT);
+        }
+        self.server.seen.clear();
+        for index in 0..self.workers.len() {
+            self.end(index, 500 + index as i64, "while frozen").await;
+            self.heartbeat(index, false).await;
+        }
+
         println!("-- the server is restarted");
         let at = self.server.at;
         let started = Instant::now();
@@ -214,11 +232,10 @@ impl Run {
 
         println!("-- workers are stopped");
         for index in 0..self.workers.len() {
+            let began = Instant::now();
+            self.signal(index, Signal::TERM);
             let worker = &mut self.workers[index];
             let mut process = worker.process.take().expect("it runs");
-            let id = process.id().and_then(|id| rustix::process::Pid::from_raw(id as i32)).expect("it runs");
-            let began = Instant::now();
-            rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("it is there");
             match timeout_at(began + Duration::from_secs(30), process.wait()).await {
                 Ok(_) => println!("   {} stopped after {:.1} s", worker.version, began.elapsed().as_secs_f64()),
                 Err(_) => self.failures.push(format!("{} does not stop", worker.version)),
@@ -265,8 +282,13 @@ impl Run {
         }
     }
 
-    /// A job from its dispatch to its end; it is asked about while it waits.
-    async fn job(&mut self, index: usize, instance: i64, params: &str, wait: &str) {
+    fn signal(&self, index: usize, signal: Signal) {
+        let process = self.workers[index].process.as_ref().and_then(Child::id);
+        let id = process.and_then(|id| Pid::from_raw(id as i32)).expect("it runs");
+        kill_process(id, signal).expect("it is there");
+    }
+
+    async fn dispatch(&mut self, index: usize, instance: i64, params: &str, wait: &str) {
         let json = json!({
             "allWorkerAddress": [self.workers[index].address.host_and_port()],
             "executeType": "STANDALONE", "processorType": "BUILT_IN",
@@ -276,6 +298,11 @@ impl Run {
             "timeExpressionType": "API", "maxInstanceNum": 0, "maxWorkerCount": 0,
         });
         self.tell(index, Class::ServerScheduleJobReq, json).await;
+    }
+
+    /// A job from its dispatch to its end; it is asked about while it waits.
+    async fn job(&mut self, index: usize, instance: i64, params: &str, wait: &str) {
+        self.dispatch(index, instance, params, wait).await;
         let version = self.workers[index].version.clone();
         let logged = |class, message: &Message| {
             class == Class::WorkerLogReportReq && message.to_json().to_string().contains(&instance.to_string())
@@ -297,6 +324,12 @@ impl Run {
                 self.failures.push(format!("{version}: {answer}"));
             }
         }
+        self.end(index, instance, params).await;
+        self.wait(index, &format!("the log of {instance}"), logged).await;
+    }
+
+    async fn end(&mut self, index: usize, instance: i64, params: &str) {
+        let version = self.workers[index].version.clone();
         let is_end = |class, message: &Message| {
             class == Class::TaskTrackerReportInstanceStatusReq
                 && message.get("instanceId").as_long() == Some(instance)
@@ -312,7 +345,6 @@ impl Run {
                 self.failures.push(format!("{version}: {short}"));
             }
         }
-        self.wait(index, &format!("the log of {instance}"), logged).await;
     }
 
     async fn unknown(&mut self, index: usize) {
@@ -327,14 +359,7 @@ impl Run {
 
     async fn stop(&mut self, index: usize, instance: i64) {
         let version = self.workers[index].version.clone();
-        let json = json!({
-            "allWorkerAddress": [self.workers[index].address.host_and_port()],
-            "executeType": "STANDALONE", "processorType": "BUILT_IN",
-            "processorInfo": "org.pendula.smoke.SmokeWorker$Echo",
-            "jobId": 1, "instanceId": instance, "instanceParams": "60000", "threadConcurrency": 1,
-            "timeExpressionType": "API", "maxInstanceNum": 0,
-        });
-        self.tell(index, Class::ServerScheduleJobReq, json).await;
+        self.dispatch(index, instance, "to be stopped", "60000").await;
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut ran = false;
         while Instant::now() < deadline && !ran {
@@ -355,7 +380,8 @@ impl Run {
     /// The first message of that worker that is wanted. All that wait for an answer get one.
     async fn wait(&mut self, index: usize, what: &str, is_wanted: impl Fn(Class, &Message) -> bool) -> Option<Message> {
         let address = self.workers[index].address.clone();
-        let deadline = Instant::now() + Duration::from_secs(60);
+        // Seven JVMs that start at once take their time.
+        let deadline = Instant::now() + Duration::from_secs(180);
         loop {
             let wanted = |(from, message): &(Address, Message)| *from == address && is_wanted(message.class(), message);
             if let Some(place) = self.server.seen.iter().position(wanted) {

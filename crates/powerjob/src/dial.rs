@@ -4,9 +4,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use pendula_akka::kryo::Class;
+use pendula_akka::transport::Associations;
 use serde::Serialize;
 
+use crate::akka;
 use crate::messages::{AboutInstance, AskResponse, ServerScheduleJobReq, TaskTrackerStartTaskReq};
+use crate::way::Way;
 
 /// Who is alive is connected to within this.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -40,10 +44,12 @@ pub(crate) enum Tracked {
 #[derive(Clone)]
 pub(crate) struct Dialer {
     client: reqwest::Client,
+    /// The way to workers over Akka, where that is served.
+    akka: Option<Associations>,
 }
 
 impl Dialer {
-    pub(crate) fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new(akka: Option<Associations>) -> anyhow::Result<Self> {
         let client = reqwest::Client::builder()
             .http1_only()
             // Never by way of a proxy, nor to where an answer points: only what the gate allows is called.
@@ -53,35 +59,50 @@ impl Dialer {
             .timeout(ANSWER)
             .pool_idle_timeout(IDLE)
             .build()?;
-        Ok(Dialer { client })
+        Ok(Dialer { client, akka })
     }
 
-    pub(crate) async fn run_job(&self, to: SocketAddr, request: &ServerScheduleJobReq) -> Result<(), CallError> {
-        self.post(to, "/worker/runJob", request).await.map(drop)
+    pub(crate) async fn run_job(&self, way: &Way, request: &ServerScheduleJobReq) -> Result<(), CallError> {
+        self.tell(way, "/worker/runJob", Class::ServerScheduleJobReq, request).await
     }
 
-    pub(crate) async fn stop_instance(&self, to: SocketAddr, instance: i64) -> Result<(), CallError> {
-        self.post(to, "/worker/stopInstance", &AboutInstance { instance_id: instance }).await.map(drop)
+    pub(crate) async fn stop_instance(&self, way: &Way, instance: i64) -> Result<(), CallError> {
+        let about = AboutInstance { instance_id: instance };
+        self.tell(way, "/worker/stopInstance", Class::ServerStopInstanceReq, &about).await
     }
 
-    pub(crate) async fn start_task(&self, to: SocketAddr, request: &TaskTrackerStartTaskReq) -> Result<(), CallError> {
-        self.post(to, "/processorTracker/startTask", request).await.map(drop)
+    pub(crate) async fn start_task(&self, way: &Way, request: &TaskTrackerStartTaskReq) -> Result<(), CallError> {
+        self.post(http_only(way)?, "/processorTracker/startTask", request).await.map(drop)
     }
 
     /// Ends all tasks of the instance that the server gave the worker.
-    pub(crate) async fn stop_tasks(&self, to: SocketAddr, instance: i64) -> Result<(), CallError> {
-        self.post(to, "/processorTracker/stopInstance", &AboutInstance { instance_id: instance }).await.map(drop)
+    pub(crate) async fn stop_tasks(&self, way: &Way, instance: i64) -> Result<(), CallError> {
+        let about = AboutInstance { instance_id: instance };
+        self.post(http_only(way)?, "/processorTracker/stopInstance", &about).await.map(drop)
     }
 
     /// Whether the worker has a tracker for the instance.
-    pub(crate) async fn is_tracked(&self, to: SocketAddr, instance: i64) -> Result<Tracked, CallError> {
-        let body = self.post(to, "/worker/queryInstanceStatus", &AboutInstance { instance_id: instance }).await?;
-        let answer: AskResponse =
-            serde_json::from_slice(&body).map_err(|error| CallError::NoAnswer(error.to_string()))?;
+    pub(crate) async fn is_tracked(&self, way: &Way, instance: i64) -> Result<Tracked, CallError> {
+        let about = AboutInstance { instance_id: instance };
+        let answer = match way {
+            Way::Http(to) => serde_json::from_slice(&self.post(*to, "/worker/queryInstanceStatus", &about).await?),
+            Way::Akka(worker, dialect) => {
+                let class = Class::ServerQueryInstanceStatusReq;
+                serde_json::from_value(akka::ask(self.akka.as_ref(), worker, class, &about, *dialect).await?)
+            }
+        };
+        let answer: AskResponse = answer.map_err(|error| CallError::NoAnswer(error.to_string()))?;
         match (answer.success, answer.message) {
             (true, _) => Ok(Tracked::Yes),
             (false, Some(message)) if message.to_lowercase().contains("can't find tasktracker") => Ok(Tracked::No),
             (false, message) => Err(CallError::NoAnswer(message.unwrap_or_default())),
+        }
+    }
+
+    async fn tell(&self, way: &Way, path: &str, class: Class, message: &impl Serialize) -> Result<(), CallError> {
+        match way {
+            Way::Http(to) => self.post(*to, path, message).await.map(drop),
+            Way::Akka(worker, dialect) => akka::tell(self.akka.as_ref(), worker, class, message, *dialect).await,
         }
     }
 
@@ -94,6 +115,14 @@ impl Dialer {
             return Err(CallError::Status(status));
         }
         answer.bytes().await.map_err(failed)
+    }
+}
+
+/// Tasks that the server tracks go over HTTP.
+fn http_only(way: &Way) -> Result<SocketAddr, CallError> {
+    match way {
+        Way::Http(to) => Ok(*to),
+        Way::Akka(..) => Err(CallError::NotSent("it speaks Akka, and this goes over HTTP".to_owned())),
     }
 }
 

@@ -90,14 +90,15 @@ pub(crate) struct Acquire {
 
 /// The address of the server that owns the app: that answers, whoever was asked.
 pub(crate) async fn acquire(State(shared): State<Shared>, Query(asked): Query<Acquire>, request: Request) -> Response {
-    if let Err(why) = speaks_http(asked.protocol.as_deref()) {
-        return json(&ResultDto::refused(why));
-    }
+    let advertised = match advertised(&shared, asked.protocol.as_deref()) {
+        Ok(advertised) => advertised,
+        Err(why) => return json(&ResultDto::refused(why)),
+    };
     let peer = client_ip(&request);
     let id = asked.app_id.as_deref().and_then(|id| id.trim().parse::<i64>().ok()).filter(|id| *id > 0);
     let Some(id) = id.map(AppId) else {
         // A worker that is allowed to begin without its app (4.3.2 and later) asks again once it knows it.
-        return json(&ResultDto::of(shared.advertised.as_str()));
+        return json(&ResultDto::of(advertised));
     };
     let app = match shared.app(id).await {
         Ok(Some(app)) => app,
@@ -111,12 +112,21 @@ pub(crate) async fn acquire(State(shared): State<Shared>, Query(asked): Query<Ac
     let (parts, _) = request.into_parts();
     let deadline = Instant::now() + ANSWER;
     match shared.gateway.find_owner(id.partition(), parts, Bytes::new(), true, deadline).await {
-        Owner::Here(_) => json(&ResultDto::of(shared.advertised.as_str())),
+        Owner::Here(_) => json(&ResultDto::of(advertised)),
         Owner::Answered(answer) => answer,
     }
 }
 
-/// Whether a worker that asks for `protocol` can be served; none means the oldest one, AKKA.
+/// Where a worker that asks for `protocol` finds this server.
+fn advertised<'a>(shared: &'a Shared, protocol: Option<&str>) -> Result<&'a str, String> {
+    let asked = protocol.map(str::trim).filter(|protocol| !protocol.is_empty()).unwrap_or("AKKA");
+    match (PowerJobProtocol::list(asked)?.as_slice(), &shared.akka_advertised) {
+        ([PowerJobProtocol::Akka], Some(advertised)) => Ok(advertised),
+        _ => speaks_http(protocol).map(|()| shared.advertised.as_str()),
+    }
+}
+
+/// Whether a worker that asks for `protocol` can be served over HTTP; none means the oldest one, AKKA.
 pub(crate) fn speaks_http(protocol: Option<&str>) -> Result<(), String> {
     let asked = protocol.map(str::trim).filter(|protocol| !protocol.is_empty()).unwrap_or("AKKA");
     match PowerJobProtocol::list(asked)?.as_slice() {

@@ -1,4 +1,4 @@
-//! The gateway for PowerJob's workers and clients, over HTTP.
+//! The gateway for PowerJob's workers and clients, over HTTP and Akka.
 //!
 //! Workers of PowerJob 4.3.0 to 5.1.x and its OpenAPI clients need nothing but another address. To the engine each worker
 //! is one like all others, with a session; an instance is one attempt on it, however the worker spreads that among its
@@ -6,10 +6,14 @@
 //!
 //! Follow one instance: a heartbeat ([`transport`]) opens a session ([`workers`], [`session`]); a dispatch becomes a
 //! `runJob` ([`translate`], [`dial`]); the worker's reports come back through [`transport`] and are answered when they are
-//! on disk. [`discovery`] tells workers where to go, [`openapi`] serves clients, [`listener`] is the port of them all.
+//! on disk. [`akka`] carries the same messages for workers that speak Akka, from 4.0 on. [`discovery`] tells workers where to go, [`openapi`] serves clients, [`listener`] is the port of them all.
+//!
+//! A map of ours is the exception: its tasks are the engine's, and go to a worker's threads one by one ([`mapped`]); what
+//! workers say of them comes back through [`task_tracker`].
 //!
 //! Workers cannot authenticate. What they may do is bounded by where they are: see [`gate`].
 
+mod akka;
 mod dial;
 mod discovery;
 mod exact_case;
@@ -28,6 +32,7 @@ mod tasks;
 mod translate;
 mod transport;
 mod version;
+mod way;
 mod workers;
 
 pub use exact_case::ExactCase;

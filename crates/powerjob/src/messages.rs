@@ -7,6 +7,7 @@ use pendula_model::powerjob::{PowerJobExecuteType, PowerJobType};
 use serde::{Deserialize, Serialize};
 
 use crate::json;
+use crate::way::Way;
 
 /// `POST /server/workerHeartbeat`: a worker lives.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -35,6 +36,9 @@ pub struct WorkerHeartbeat {
     pub heavy_task_tracker_num: i64,
     #[serde(default)]
     pub system_metrics: Option<SystemMetrics>,
+    /// How the worker is spoken to: found out from how this came.
+    #[serde(skip)]
+    pub(crate) way: Option<Way>,
 }
 
 /// Load of a worker's machine; memory and disk in GB.

@@ -7,20 +7,24 @@ use std::sync::Arc;
 use anyhow::Context;
 use axum::Router;
 use axum::routing::{get, post};
+use pendula_akka::artery::Address;
+use pendula_akka::artery::address::SERVER_SYSTEM;
+use pendula_akka::transport::{Inbound, Limits, Node, Options};
 use pendula_model::AppId;
 use pendula_model::app::App;
 use pendula_server::Server;
+use pendula_server::config::PowerJobPort;
 use pendula_server::gateway::{Complaints, Gateway};
 use pendula_store::StoreError;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::dial::Dialer;
 use crate::gate::Gate;
 use crate::log_lines::LogLines;
 use crate::session::Surroundings;
 use crate::workers::{Timing, Workers};
-use crate::{discovery, listener, openapi, task_tracker, transport};
+use crate::{akka, discovery, listener, openapi, task_tracker, transport};
 
 /// Looks at where workers are about to listen, at once.
 const PROBES: usize = 16;
@@ -34,6 +38,8 @@ pub(crate) struct Parts {
     pub(crate) gate: Gate,
     /// Where workers reach this server.
     pub(crate) advertised: String,
+    /// The same for those who speak Akka, if it is served.
+    pub(crate) akka_advertised: Option<String>,
     pub(crate) probes: Semaphore,
     pub(crate) known_clients: openapi::KnownClients,
     complaints: Complaints,
@@ -44,8 +50,9 @@ impl Parts {
         self.gateway.server().store.app_by_id(id).await
     }
 
-    /// Logs why somebody is refused: once a minute for each peer.
+    /// Counts that somebody is refused, and logs why: once a minute for each peer.
     pub(crate) fn complain(&self, peer: IpAddr, why: &impl Display) {
+        self.gateway.refuses();
         if self.complaints.may_log(peer) {
             tracing::warn!(%peer, %why, "the PowerJob gateway refused a request (this peer is not logged for a minute)");
         }
@@ -59,6 +66,8 @@ pub struct PowerJobGateway {
     pub local_addr: SocketAddr,
     /// Where workers are told to go.
     pub advertised: String,
+    /// The same two for workers that speak Akka, if they are served.
+    pub akka: Option<(SocketAddr, String)>,
 }
 
 /// Starts the gateway of a server that has one configured, and returns where it is.
@@ -81,9 +90,16 @@ pub async fn start_with(server: &Server, timing: Timing) -> anyhow::Result<Optio
         format!("{host}:{}", local_addr.port())
     });
     let gateway = server.gateway("powerjob");
+    let gate = Gate::new(config.allow.clone());
+    let akka = match &config.akka {
+        Some(akka) => Some(open_akka(akka, &gate, server.state().config.limits.sessions as usize).await?),
+        None => None,
+    };
+    let (akka, akka_at) = akka.map_or((None, None), |(served, at)| (Some(served), Some(at)));
+    let associations = akka.as_ref().map(|(node, _)| node.associations().clone());
     let around = Surroundings {
         gateway: gateway.clone(),
-        dialer: Dialer::new()?,
+        dialer: Dialer::new(associations)?,
         workers: Workers::default(),
         log_lines: LogLines::new(gateway.clone()),
         timing,
@@ -92,8 +108,9 @@ pub async fn start_with(server: &Server, timing: Timing) -> anyhow::Result<Optio
     let shared = Arc::new(Parts {
         gateway: gateway.clone(),
         around,
-        gate: Gate::new(config.allow.clone()),
+        gate,
         advertised: advertised.clone(),
+        akka_advertised: akka_at.as_ref().map(|(_, advertised)| advertised.clone()),
         probes: Semaphore::new(PROBES),
         known_clients: openapi::KnownClients::default(),
         complaints: Complaints::default(),
@@ -113,6 +130,11 @@ pub async fn start_with(server: &Server, timing: Timing) -> anyhow::Result<Optio
         .route("/server/queryJobCluster", post(transport::query_job_cluster))
         .route("/server/queryContainer", post(transport::query_container))
         .with_state(shared.clone());
+    if let (Some((node, inbox)), Some((address, advertised))) = (akka, &akka_at) {
+        gateway.listens(*address, false);
+        tracing::warn!(%address, advertised, "serving PowerJob's workers over Akka; this port is unauthenticated");
+        gateway.spawn(akka::serve(shared.clone(), node, inbox, routes.clone()));
+    }
     if config.openapi {
         routes = routes.merge(openapi::routes(shared));
     }
@@ -121,5 +143,28 @@ pub async fn start_with(server: &Server, timing: Timing) -> anyhow::Result<Optio
     gateway.spawn(listener::accept(gateway.clone(), port, routes));
     let apps = config.allow.iter().map(|(app, _)| app).collect::<Vec<_>>().join(", ");
     tracing::warn!(address = %local_addr, advertised, apps, "serving PowerJob's workers; this port is unauthenticated");
-    Ok(Some(PowerJobGateway { local_addr, advertised }))
+    Ok(Some(PowerJobGateway { local_addr, advertised, akka: akka_at }))
+}
+
+type Akka = (Node, mpsc::Receiver<Inbound>);
+
+/// Opens the port for Akka; with where it is, and where workers are told to go.
+async fn open_akka(config: &PowerJobPort, gate: &Gate, workers: usize) -> anyhow::Result<(Akka, (SocketAddr, String))> {
+    let port = TcpListener::bind(&config.listen)
+        .await
+        .with_context(|| format!("opening {} for PowerJob's workers (powerjob.akka.listen)", config.listen))?;
+    let local_addr = port.local_addr()?;
+    let (host, port_number) = match &config.advertise {
+        Some(advertise) => advertise.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?))),
+        None => config.listen.rsplit_once(':').map(|(host, _)| (host, local_addr.port())),
+    }
+    .with_context(|| "powerjob.akka.advertise is no host:port".to_owned())?;
+    let advertised = Address::new(SERVER_SYSTEM, host, port_number)
+        .with_context(|| format!("{host} is no host that Akka can name (powerjob.akka.advertise)"))?;
+    let told = advertised.host_and_port();
+    // A worker has two connections, and one more while it begins anew.
+    let limits = Limits { connections: 4 * workers, associations: 2 * workers, ..Limits::default() };
+    let limits = Limits { connections_per_peer: limits.connections, ..limits };
+    let served = Node::start(port, Options { advertised, limits }, Arc::new(gate.clone()))?;
+    Ok((served, (local_addr, told)))
 }

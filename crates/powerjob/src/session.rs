@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +29,7 @@ use crate::mapped::{Call, Mapped, Next};
 use crate::messages::{TaskTrackerReportInstanceStatusReq, WorkerHeartbeat, status};
 use crate::translate;
 use crate::version::Family;
+use crate::way::{Speech, Way};
 use crate::workers::{Timing, Told, Workers};
 
 /// How long a session waits for its partition, after which the next heartbeat tries again.
@@ -61,7 +61,7 @@ pub(crate) struct Identity {
     pub(crate) app: AppId,
     pub(crate) address: Arc<str>,
     /// Where it is called.
-    pub(crate) target: SocketAddr,
+    pub(crate) way: Way,
     /// Of the session, in [`Workers`].
     pub(crate) number: u64,
 }
@@ -176,7 +176,7 @@ async fn open(
     // Of these a worker does not know whether it has them: it will speak of them, or not.
     let (mapped, placed): (Vec<_>, Vec<_>) = placed.into_iter().partition(|placed| placed.is_mapped);
     let asked = stream::iter(placed).map(|row| async move {
-        let tracked = around.dialer.is_tracked(who.target, row.key.instance.0).await;
+        let tracked = around.dialer.is_tracked(&who.way, row.key.instance.0).await;
         (row, tracked)
     });
     let asked: Vec<_> = asked.buffer_unordered(ASKED_AT_ONCE).collect().await;
@@ -404,6 +404,11 @@ impl Session {
                 .await;
         };
         if matches!(dispatch.spec.mode, ExecutionMode::Map(_)) {
+            if self.who.way.speech() != Speech::Http {
+                let outcome = Outcome::Rejected { reason: Reason::PROCESSOR_MISSING };
+                let why = "maps that the server tracks run on workers with protocol HTTP";
+                return self.report(translate::ended_as(key, outcome, why)).await;
+            }
             if self.overloaded && !self.mapped.has(key) {
                 let outcome = Outcome::Rejected { reason: Reason::from_wire("overloaded") };
                 return self.report(translate::ended_as(key, outcome, "the worker has too many instances")).await;
@@ -438,14 +443,14 @@ impl Session {
     /// Calls the worker and tells the engine, as follows from something.
     async fn go_on(&mut self, next: Next) -> Passed {
         for call in next.calls {
-            let (dialer, target) = (self.around.dialer.clone(), self.who.target);
+            let (dialer, way) = (self.around.dialer.clone(), self.who.way.clone());
             self.calls.spawn(async move {
                 match call {
                     Call::Start { key, request } => {
-                        Called::Started { key, result: dialer.start_task(target, &request).await }
+                        Called::Started { key, result: dialer.start_task(&way, &request).await }
                     }
                     Call::Stop { instance } => {
-                        Called::Ended { instance, result: dialer.stop_tasks(target, instance.0).await }
+                        Called::Ended { instance, result: dialer.stop_tasks(&way, instance.0).await }
                     }
                 }
             });
@@ -461,16 +466,16 @@ impl Session {
         let key = dispatch.key();
         let Processor::PowerJob(powerjob) = &dispatch.spec.processor else { return };
         let (app, address) = (self.who.app, &*self.who.address);
-        let all = self.around.workers.cluster_of(app, &dispatch.spec, Some(address), false);
+        let all = self.around.workers.cluster_of(app, &dispatch.spec, self.who.way.speech(), Some(address), false);
         let request = translate::schedule(dispatch, powerjob, all, self.family);
-        let (dialer, target) = (self.around.dialer.clone(), self.who.target);
+        let (dialer, way) = (self.around.dialer.clone(), self.who.way.clone());
         self.calls.spawn(async move {
             // It ignores the new one while it has a tracker of an earlier attempt, whose end would be taken for this one's.
-            if key.attempt > 1 && matches!(dialer.is_tracked(target, key.instance.0).await, Ok(Tracked::Yes)) {
-                let _ = dialer.stop_instance(target, key.instance.0).await;
+            if key.attempt > 1 && matches!(dialer.is_tracked(&way, key.instance.0).await, Ok(Tracked::Yes)) {
+                let _ = dialer.stop_instance(&way, key.instance.0).await;
                 return Called::Busy { key };
             }
-            Called::Ran { key, result: dialer.run_job(target, &request).await }
+            Called::Ran { key, result: dialer.run_job(&way, &request).await }
         });
     }
 
@@ -490,10 +495,10 @@ impl Session {
     }
 
     fn send_stop(&mut self, instance: InstanceId) {
-        let (dialer, target) = (self.around.dialer.clone(), self.who.target);
+        let (dialer, way) = (self.around.dialer.clone(), self.who.way.clone());
         self.calls.spawn(async move {
-            if let Err(error) = dialer.stop_instance(target, instance.0).await {
-                tracing::debug!(worker = %target, %instance, %error, "a PowerJob worker was not told to stop");
+            if let Err(error) = dialer.stop_instance(&way, instance.0).await {
+                tracing::debug!(worker = %way, %instance, %error, "a PowerJob worker was not told to stop");
             }
             Called::Stopped
         });
@@ -505,6 +510,10 @@ impl Session {
         self.heard_at = Instant::now();
         match told {
             Told::Heartbeat(heartbeat) => {
+                // It may have begun anew, and speak something else now.
+                if let Some(way) = &heartbeat.way {
+                    self.who.way = way.clone();
+                }
                 self.overloaded = heartbeat.overload;
                 self.family = Family::of(heartbeat.version.as_deref());
                 // A worker that tracks nothing is asked at once about what it should: it may have begun anew.
@@ -644,8 +653,8 @@ impl Session {
             return;
         };
         (held.asking, held.asked_at) = (true, Some(Instant::now()));
-        let (dialer, target) = (self.around.dialer.clone(), self.who.target);
-        self.calls.spawn(async move { Called::Asked { key, result: dialer.is_tracked(target, key.instance.0).await } });
+        let (dialer, way) = (self.around.dialer.clone(), self.who.way.clone());
+        self.calls.spawn(async move { Called::Asked { key, result: dialer.is_tracked(&way, key.instance.0).await } });
     }
 
     async fn take(&mut self, called: Called) -> Passed {

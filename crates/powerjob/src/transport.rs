@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Extensions, StatusCode, header};
+use pendula_akka::artery::Address;
 use pendula_model::app::App;
 use pendula_model::{AppId, InstanceId, JobId};
 use pendula_server::gateway::{Owner, client_of};
@@ -24,6 +25,7 @@ use crate::messages::*;
 use crate::run::Shared;
 use crate::session::{self, Identity};
 use crate::translate;
+use crate::way::{Speech, Way};
 use crate::workers::Told;
 
 /// Longest message. Logs come in twenties, each as long as its author liked.
@@ -32,9 +34,10 @@ const BODY: usize = 8 << 20;
 const CARRY: Duration = Duration::from_secs(4);
 
 pub(crate) async fn heartbeat(State(shared): State<Shared>, request: Request) -> Response {
+    let speech = Speech::of(request.headers());
     let found = at_owner(&shared, request, |heartbeat: &WorkerHeartbeat| Some(AppId(heartbeat.app_id))).await;
-    let Ok(Here { message: heartbeat, app, peer }) = found else { return found.err().unwrap_or_default() };
-    if let Err(why) = speaks_http(heartbeat.protocol.as_deref()) {
+    let Ok(Here { message: mut heartbeat, app, peer }) = found else { return found.err().unwrap_or_default() };
+    if let Err(why) = fits(&shared, speech, &heartbeat) {
         shared.complain(peer, &why);
         return empty();
     }
@@ -49,13 +52,19 @@ pub(crate) async fn heartbeat(State(shared): State<Shared>, request: Request) ->
             return empty();
         }
     };
+    // A worker's Akka is where it says that it is itself: see `akka.rs`.
+    let way = match (speech, Address::of_worker(&heartbeat.worker_address)) {
+        (Speech::Akka(dialect), Some(worker)) => Way::Akka(worker, dialect),
+        _ => Way::Http(target),
+    };
+    heartbeat.way = Some(way.clone());
     let info = translate::worker_info(&heartbeat);
     match shared.around.workers.heard(app.id, &heartbeat, info) {
         Ok(known) => drop(known.told.send(Told::Heartbeat(Box::new(heartbeat))).await),
         Err((number, told)) => {
             let most = shared.gateway.server().config.limits.sessions as usize;
             let address = heartbeat.worker_address.as_str().into();
-            let who = Identity { app: app.id, address, target, number };
+            let who = Identity { app: app.id, address, way, number };
             if shared.around.workers.count() > most {
                 shared.around.workers.forget(app.id, &who.address, number);
                 shared.complain(peer, &format!("the server is at its limit of {most} workers"));
@@ -65,6 +74,17 @@ pub(crate) async fn heartbeat(State(shared): State<Shared>, request: Request) ->
         }
     }
     empty()
+}
+
+/// Whether a worker can be served that speaks so.
+fn fits(shared: &Shared, speech: Speech, heartbeat: &WorkerHeartbeat) -> Result<(), String> {
+    match speech {
+        Speech::Http => speaks_http(heartbeat.protocol.as_deref()),
+        Speech::Akka(_) if shared.akka_advertised.is_some() => Ok(()),
+        Speech::Akka(_) => Err("a worker speaks Akka to another server, and this one has no port for it: set \
+                                `powerjob.akka.listen` on all servers"
+            .to_owned()),
+    }
 }
 
 pub(crate) async fn report_instance_status(State(shared): State<Shared>, request: Request) -> Response {
@@ -121,12 +141,13 @@ pub(crate) async fn report_log(State(shared): State<Shared>, request: Request) -
 }
 
 pub(crate) async fn query_job_cluster(State(shared): State<Shared>, request: Request) -> Response {
+    let speech = Speech::of(request.headers());
     let app_of = |query: &WorkerQueryExecutorClusterReq| Some(AppId(query.app_id));
     let found = at_owner(&shared, request, app_of).await;
     let Ok(Here { message: query, app, .. }) = found else { return found.err().unwrap_or_default() };
     match shared.gateway.server().store.job_by_id(JobId(query.job_id)).await {
         Ok(Some(job)) if job.app == app.id => {
-            json(&AskResponse::with(&shared.around.workers.cluster_of(app.id, &job.spec, None, true)))
+            json(&AskResponse::with(&shared.around.workers.cluster_of(app.id, &job.spec, speech, None, true)))
         }
         Ok(Some(_)) => json(&AskResponse::refused("Permission Denied!")),
         Ok(None) => json(&AskResponse::refused(format!("can't find jobInfo by jobId: {}", query.job_id))),

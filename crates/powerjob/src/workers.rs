@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::messages::{ProcessorReportTaskStatusReq, TaskTrackerReportInstanceStatusReq, WorkerHeartbeat};
 use crate::tasks::SubTasks;
+use crate::way::{Speech, Way};
 
 /// How long things take. Tests are in more of a hurry.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +81,7 @@ pub(crate) struct Known {
     pub(crate) told: mpsc::Sender<Told>,
     pub(crate) info: Arc<WorkerInfo>,
     pub(crate) overloaded: bool,
+    pub(crate) speech: Speech,
     pub(crate) heard_at: Instant,
     /// Tells this session from the next of the same worker.
     pub(crate) number: u64,
@@ -115,17 +117,25 @@ impl Workers {
     ) -> Result<Known, (u64, mpsc::Receiver<Told>)> {
         let mut inner = self.inner();
         let key = (app, Arc::from(heartbeat.worker_address.as_str()));
+        let speech = heartbeat.way.as_ref().map_or(Speech::Http, Way::speech);
         if let Some(known) = inner.known.get_mut(&key) {
             known.info = Arc::new(info);
             known.overloaded = heartbeat.overload;
             known.heard_at = Instant::now();
+            known.speech = speech;
             return Ok(known.clone());
         }
         inner.numbers += 1;
         let number = inner.numbers;
         let (told, receiver) = mpsc::channel(1024);
-        let known =
-            Known { told, info: Arc::new(info), overloaded: heartbeat.overload, heard_at: Instant::now(), number };
+        let known = Known {
+            told,
+            info: Arc::new(info),
+            overloaded: heartbeat.overload,
+            speech,
+            heard_at: Instant::now(),
+            number,
+        };
         inner.known.insert(key, known);
         inner.since.entry(app).or_insert_with(Instant::now);
         Err((number, receiver))
@@ -149,11 +159,12 @@ impl Workers {
     }
 
     /// Addresses of the workers that may take part in a job's instances: `first` first, the others in order of their
-    /// names, no more than the job allows.
+    /// names, no more than the job allows. They talk to each other, so all of them speak the same.
     pub(crate) fn cluster_of(
         &self,
         app: AppId,
         spec: &JobSpec,
+        speech: Speech,
         first: Option<&str>,
         with_overloaded: bool,
     ) -> Vec<String> {
@@ -168,7 +179,7 @@ impl Workers {
                     && spec.workers.min.mismatch(&known.info.metrics).is_none()
                     && (with_overloaded || !known.overloaded)
             };
-            *owner == app && Some(&**address) != first && is_able()
+            *owner == app && Some(&**address) != first && known.speech == speech && is_able()
         });
         let mut others: Vec<String> = eligible.map(|((_, address), _)| address.to_string()).collect();
         others.sort_unstable();

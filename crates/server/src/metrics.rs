@@ -83,6 +83,7 @@ pub struct Metrics {
     log_bytes_lost: Counter,
     pruned: Counter,
     unauthenticated_listeners: Family<Listening, Gauge>,
+    gateway_refused: Family<Listening, Counter>,
     connections: Gauge,
     connections_refused: Counter,
     last_tick: Family<Loop, Fraction>,
@@ -139,6 +140,7 @@ impl Metrics {
             log_bytes_lost: Counter::default(),
             pruned: Counter::default(),
             unauthenticated_listeners: Family::default(),
+            gateway_refused: Family::default(),
             connections: Gauge::default(),
             connections_refused: Counter::default(),
             last_tick: Family::default(),
@@ -182,6 +184,7 @@ impl Metrics {
         r.register_with_unit("log_lost", "Log text that workers had to drop", Unit::Bytes, self.log_bytes_lost.clone());
         r.register("instances_pruned", "Ended instances that were forgotten", self.pruned.clone());
         r.register("unauthenticated_listeners", "Ports of gateways whose workers cannot authenticate", self.unauthenticated_listeners.clone());
+        r.register("gateway_refused", "Requests and messages that gateways refused; their log says why", self.gateway_refused.clone());
         r.register("connections", "Open connections on the listener", self.connections.clone());
         r.register("connections_refused", "Connections that were closed because there were too many", self.connections_refused.clone());
         r.register_with_unit("loop_last_tick", "When each background loop last completed a round, as Unix time", Unit::Seconds, self.last_tick.clone());
@@ -309,6 +312,10 @@ impl Metrics {
         if !authenticated {
             self.unauthenticated_listeners.get_or_create(&Listening { listener }).inc();
         }
+    }
+
+    pub(crate) fn gateway_refused(&self, listener: &'static str) {
+        self.gateway_refused.get_or_create(&Listening { listener }).inc();
     }
 
     /// Counts a connection until the answer is dropped.

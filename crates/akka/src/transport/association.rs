@@ -153,15 +153,15 @@ impl Association {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The worker said who it is, and by which address it knows us. It is answered.
-    pub(super) fn greeted(&self, uid: u64, us: &Address, ip: IpAddr) -> Greeted {
+    /// The worker said who it is. If it was not asked, it said by which address it knows us, and is answered.
+    pub(super) fn greeted(&self, uid: u64, us: Option<&Address>, ip: IpAddr) -> Greeted {
         let mut state = self.state();
         if state.gone.contains(&uid) {
             return Greeted::Stale;
         }
         state.used = Instant::now();
         state.ip = Some(ip);
-        if state.us.address != *us {
+        if let Some(us) = us.filter(|us| **us != state.us.address) {
             // Under another address we are somebody else, with another number.
             state.us = fresh(us.clone());
             state.era += 1;
@@ -180,7 +180,7 @@ impl Association {
             }
         };
         state.processes += u64::from(greeted != Greeted::Known);
-        state.answer = true;
+        state.answer |= us.is_some();
         drop(state);
         self.work.notify_one();
         greeted

@@ -217,25 +217,44 @@ impl Associations {
             timeout_at(deadline, target).await.map_err(|_| "its address cannot be resolved in time".to_owned())??;
         }
         let mut table = lock(&self.shared.table);
-        if table.by_uid.len() >= 2 * self.shared.limits.associations {
-            // One that is said to be in many places at once.
+        let association = self.association(&mut table, worker, to).ok_or("there are too many workers")?;
+        match self.met(table, &association, from.uid, Some(to), peer) {
+            true => Ok(()),
+            false => Err("that process of the worker is gone".to_owned()),
+        }
+    }
+
+    /// A worker that we greeted said who it is; false when we did not, or it is gone.
+    pub(super) fn introduced(&self, from: &UniqueAddress, peer: IpAddr) -> bool {
+        let table = lock(&self.shared.table);
+        let Some(association) = table.workers.get(&from.address).cloned() else { return false };
+        self.met(table, &association, from.uid, None, peer)
+    }
+
+    fn met(
+        &self,
+        mut table: MutexGuard<'_, Table>,
+        association: &Association,
+        uid: u64,
+        us: Option<&Address>,
+        peer: IpAddr,
+    ) -> bool {
+        let worker = &association.worker;
+        let greeted = association.greeted(uid, us, peer);
+        // One that is said to be in very many places at once is forgotten in the others.
+        let is_crowded = table.by_uid.len() >= 2 * self.shared.limits.associations;
+        if greeted == Greeted::Restarted || is_crowded {
             table.by_uid.retain(|_, known| known != worker);
         }
-        let association = self.association(&mut table, worker, to).ok_or("there are too many workers")?;
-        match association.greeted(from.uid, to, peer) {
-            Greeted::Known | Greeted::First => {
-                table.by_uid.insert((from.uid, peer), worker.clone());
-            }
-            Greeted::Restarted => {
-                table.by_uid.retain(|_, known| known != worker);
-                table.by_uid.insert((from.uid, peer), worker.clone());
-                drop(table);
-                // Whom they asked is gone.
-                lock(&self.shared.asks).retain(|_, asked| asked.worker != *worker);
-            }
-            Greeted::Stale => return Err("that process of the worker is gone".to_owned()),
+        if greeted != Greeted::Stale {
+            table.by_uid.insert((uid, peer), worker.clone());
         }
-        Ok(())
+        drop(table);
+        if greeted == Greeted::Restarted {
+            // Whom they asked is gone.
+            lock(&self.shared.asks).retain(|_, asked| asked.worker != *worker);
+        }
+        greeted != Greeted::Stale
     }
 
     pub(super) fn known(&self, uid: u64, peer: IpAddr) -> Option<Address> {

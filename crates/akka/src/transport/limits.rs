@@ -72,7 +72,7 @@ pub enum LimitsError {
     #[error("no limit can be 0")]
     Zero,
     /// A worker's longest frame has to pass.
-    #[error("held_per_peer is at most held and at least frame, which is at least 262144")]
+    #[error("frame is at least 262144, queue_bytes and held_per_peer at least frame, and held at least held_per_peer")]
     Frame,
 }
 

@@ -1,5 +1,6 @@
 //! The port, and the connections that workers make to it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -17,7 +18,6 @@ use super::gate::Gate;
 use super::inbound::{Inbound, Payload, ReplyTo};
 use super::limits::Limits;
 use super::room::{Place, Room};
-use crate::artery::address::SERVER_SYSTEM;
 use crate::artery::control::Control;
 use crate::artery::envelope::{CONTROL, Envelope, EnvelopeError, POWERJOB, SELECTION};
 use crate::artery::selection::Selection;
@@ -33,7 +33,8 @@ const PROBES: u32 = 3;
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Who we are to workers that have not dialled us: `oms-server` at the address that discovery gives out.
-    /// Towards all others we are at the address that they dialled.
+    /// Towards all others we are at the address that they dialled. Its system is the one that handshakes must be for; with
+    /// that of workers, a node is one.
     pub advertised: Address,
     /// How much may be kept, and for how long.
     pub limits: Limits,
@@ -48,25 +49,25 @@ pub struct Node {
 }
 
 impl Node {
-    /// Opens the port. What workers say is to be taken from the receiver: when nobody does, nothing more is read.
+    /// Serves the port. What workers say is to be taken from the receiver: when nobody does, nothing more is read.
     ///
     /// # Errors
-    /// The port cannot be opened, or the limits cannot be met.
-    pub async fn bind(
-        listen: SocketAddr,
+    /// The port is not open, or the limits cannot be met.
+    pub fn start(
+        port: TcpListener,
         options: Options,
         gate: Arc<dyn Gate>,
     ) -> io::Result<(Self, mpsc::Receiver<Inbound>)> {
         let Options { advertised, limits } = options;
         limits.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let port = TcpListener::bind(listen).await?;
         let address = port.local_addr()?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (inbox, received) = mpsc::channel(limits.inbox);
         let room = Room::new(limits);
+        let system = advertised.system().into();
         let associations =
             Associations::new(advertised, limits, gate.clone(), room.clone(), tasks.clone(), stop.clone());
-        let entrance = Entrance { associations: associations.clone(), gate, inbox, limits, room };
+        let entrance = Entrance { associations: associations.clone(), system, gate, inbox, limits, room };
         let accept = entrance.accept(port, tasks.clone(), stop.clone());
         let stopped = stop.clone();
         tasks.spawn(async move {
@@ -96,10 +97,24 @@ impl Node {
     }
 }
 
+/// Frames of one connection that wait until it is known who sends them. A worker that lost its connection, and not its
+/// memory of having said who it is, may say something first.
+const EARLY: usize = 16;
+
+/// Who is at the other end of a connection.
+struct Visitor {
+    peer: IpAddr,
+    /// As it said on this very connection.
+    sender: Option<UniqueAddress>,
+    early: VecDeque<Frame>,
+}
+
 /// What every connection from outside needs.
 #[derive(Clone)]
 struct Entrance {
     associations: Associations,
+    /// Who we are.
+    system: Arc<str>,
     gate: Arc<dyn Gate>,
     inbox: mpsc::Sender<Inbound>,
     limits: Limits,
@@ -148,96 +163,123 @@ impl Entrance {
     async fn serve(&self, stream: TcpStream, peer: IpAddr, place: Place) -> Result<(), FrameError> {
         let _ = quiet_peers_are_noticed(&stream, None);
         let mut frames = Frames::new(stream, place, self.limits);
-        let mut sender = None;
-        while let Some(Frame { bytes, held }) = frames.next().await? {
+        let mut visitor = Visitor { peer, sender: None, early: VecDeque::new() };
+        while let Some(frame) = frames.next().await? {
             self.counters().add_received();
-            let envelope = match Envelope::parse(&bytes) {
-                Ok(envelope) => envelope,
-                Err(EnvelopeError::Malformed) => return Err(FrameError::Preamble),
-                Err(EnvelopeError::Version | EnvelopeError::Compressed) => {
-                    self.counters().add_refused(Refused::Unknown);
-                    continue;
-                }
-            };
-            match envelope.serializer {
-                CONTROL => self.on_control(&envelope, peer, &mut sender).await,
-                SELECTION => {
-                    let Some(from) = self.sender(&envelope, peer, sender.as_ref()) else { continue };
-                    let Ok(Some(Selection { payload, actor })) = Selection::parse(envelope.payload) else {
-                        self.counters().add_refused(Refused::Unknown);
-                        continue;
-                    };
-                    let recipient = envelope.sender.to_owned();
-                    let reply = (!recipient.is_empty()).then(|| ReplyTo { worker: from.clone(), recipient });
-                    let payload = Payload::new(payload, held);
-                    let inbound = Inbound { from, peer, actor: actor.to_owned(), reply, payload };
-                    // Nobody takes it: the node is closing.
-                    let Ok(()) = self.inbox.send(inbound).await else { return Ok(()) };
-                }
-                POWERJOB => {
-                    if self.sender(&envelope, peer, sender.as_ref()).is_none() {
-                        continue;
-                    }
-                    let payload = Payload::new(envelope.payload, held);
-                    let name = outgoing::asked_as(envelope.recipient).unwrap_or_default();
-                    if !self.associations.answered(name, payload) {
-                        self.counters().add_refused(Refused::LateAnswer);
-                    }
-                }
-                _ => self.counters().add_refused(Refused::Unknown),
+            // Who it is may have been said on another connection meanwhile, or just now.
+            self.on_early(&mut visitor).await?;
+            self.on_frame(&mut visitor, frame).await?;
+            self.on_early(&mut visitor).await?;
+        }
+        for _ in visitor.early {
+            self.counters().add_refused(Refused::Stranger);
+        }
+        Ok(())
+    }
+
+    /// Looks again at what came before it was known from whom.
+    async fn on_early(&self, visitor: &mut Visitor) -> Result<(), FrameError> {
+        for frame in std::mem::take(&mut visitor.early) {
+            self.on_frame(visitor, frame).await?;
+        }
+        Ok(())
+    }
+
+    async fn on_frame(&self, visitor: &mut Visitor, frame: Frame) -> Result<(), FrameError> {
+        let refuse = |why| self.counters().add_refused(why);
+        let envelope = match Envelope::parse(&frame.bytes) {
+            Ok(envelope) => envelope,
+            Err(EnvelopeError::Malformed) => return Err(FrameError::Preamble),
+            Err(EnvelopeError::Version | EnvelopeError::Compressed) => {
+                refuse(Refused::Unknown);
+                return Ok(());
             }
+        };
+        match envelope.serializer {
+            CONTROL => self.on_control(&envelope, visitor).await,
+            SELECTION => {
+                let Some(from) = self.sender(&envelope, visitor) else {
+                    visitor.early.push_back(frame);
+                    if visitor.early.len() > EARLY {
+                        visitor.early.pop_front();
+                        refuse(Refused::Stranger);
+                    }
+                    return Ok(());
+                };
+                let Ok(Some(Selection { payload, actor })) = Selection::parse(envelope.payload) else {
+                    refuse(Refused::Unknown);
+                    return Ok(());
+                };
+                let recipient = envelope.sender.to_owned();
+                let reply = (!recipient.is_empty()).then(|| ReplyTo { worker: from.clone(), recipient });
+                let payload = Payload::new(payload, frame.held);
+                let inbound = Inbound { from, peer: visitor.peer, actor: actor.to_owned(), reply, payload };
+                // When nobody takes it, the node is closing.
+                let _ = self.inbox.send(inbound).await;
+            }
+            POWERJOB => {
+                // Whoever has the name that we drew for a question was asked it; a worker may answer before it says who it is.
+                let payload = Payload::new(envelope.payload, frame.held);
+                let name = outgoing::asked_as(envelope.recipient).unwrap_or_default();
+                if !self.associations.answered(name, payload) {
+                    refuse(Refused::LateAnswer);
+                }
+            }
+            _ => refuse(Refused::Unknown),
         }
         Ok(())
     }
 
     /// Whose message it is. It says so by number; who that is was said on this connection, as a rule, or on another one.
-    fn sender(&self, envelope: &Envelope<'_>, peer: IpAddr, sender: Option<&UniqueAddress>) -> Option<Address> {
-        let here = sender.filter(|sender| sender.uid == envelope.uid).map(|sender| sender.address.clone());
-        let from = here.or_else(|| self.associations.known(envelope.uid, peer));
-        match &from {
-            Some(from) => self.associations.heard(from),
-            None => self.counters().add_refused(Refused::Stranger),
-        }
-        from
+    fn sender(&self, envelope: &Envelope<'_>, visitor: &Visitor) -> Option<Address> {
+        let here = visitor.sender.as_ref().filter(|sender| sender.uid == envelope.uid);
+        let from = here.map(|sender| sender.address.clone());
+        let from = from.or_else(|| self.associations.known(envelope.uid, visitor.peer))?;
+        self.associations.heard(&from);
+        Some(from)
     }
 
-    fn is_from(
-        &self,
-        from: &UniqueAddress,
-        envelope: &Envelope<'_>,
-        peer: IpAddr,
-        sender: Option<&UniqueAddress>,
-    ) -> bool {
+    /// Whether a message about `from` is from it.
+    fn is_from(&self, from: &UniqueAddress, envelope: &Envelope<'_>, visitor: &Visitor) -> bool {
         from.uid == envelope.uid
-            && (sender == Some(from) || self.associations.known(from.uid, peer).as_ref() == Some(&from.address))
+            && (visitor.sender.as_ref() == Some(from)
+                || self.associations.known(from.uid, visitor.peer).as_ref() == Some(&from.address))
     }
 
-    async fn on_control(&self, envelope: &Envelope<'_>, peer: IpAddr, sender: &mut Option<UniqueAddress>) {
+    async fn on_control(&self, envelope: &Envelope<'_>, visitor: &mut Visitor) {
         let refuse = |why| self.counters().add_refused(why);
+        let peer = visitor.peer;
         match Control::parse(envelope.manifest, envelope.payload) {
             Ok(Control::HandshakeReq { from, to }) => {
-                if to.system() != SERVER_SYSTEM || from.uid != envelope.uid {
+                if *to.system() != *self.system || from.uid != envelope.uid {
                     return refuse(Refused::Handshake);
                 }
                 match self.associations.greeted(&from, &to, peer).await {
-                    Ok(()) => *sender = Some(from),
+                    Ok(()) => visitor.sender = Some(from),
                     Err(why) => {
                         tracing::debug!(%peer, worker = %from.address, %why, "a PowerJob worker is not let in");
                         refuse(Refused::Handshake);
                     }
                 }
             }
+            // To a greeting of ours. Only whom we greeted has an association by now.
+            Ok(Control::HandshakeRsp(from)) => {
+                if from.uid == envelope.uid && self.associations.introduced(&from, peer) {
+                    visitor.sender = Some(from);
+                } else {
+                    refuse(Refused::Handshake);
+                }
+            }
             // Only from whom they are about.
-            Ok(Control::Terminating(from)) if self.is_from(&from, envelope, peer, sender.as_ref()) => {
+            Ok(Control::Terminating(from)) if self.is_from(&from, envelope, visitor) => {
                 self.associations.acknowledge(&from.address, envelope.sender);
             }
-            Ok(Control::Quarantined { from, to }) if self.is_from(&from, envelope, peer, sender.as_ref()) => {
+            Ok(Control::Quarantined { from, to }) if self.is_from(&from, envelope, visitor) => {
                 tracing::info!(worker = %from.address, "a PowerJob worker had quarantined us: greeting it anew");
                 self.associations.quarantined(&from.address, to.uid);
             }
-            Ok(Control::HandshakeRsp(_) | Control::TerminatingAck(_)) => {}
             Ok(Control::Terminating(_) | Control::Quarantined { .. }) => refuse(Refused::Stranger),
-            Ok(Control::Advertisement) => {}
+            Ok(Control::Advertisement | Control::TerminatingAck(_)) => {}
             Ok(Control::Other) | Err(_) => refuse(Refused::Unknown),
         }
     }

@@ -42,7 +42,8 @@ pub(crate) fn limits() -> Limits {
 pub(crate) async fn node(limits: Limits) -> (Node, mpsc::Receiver<Inbound>) {
     let advertised = Address::new("oms-server", "server.test", 10086).unwrap();
     let options = Options { advertised, limits };
-    Node::bind("127.0.0.1:0".parse().unwrap(), options, Arc::new(Loopback)).await.expect("loopback has free ports")
+    let port = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+    Node::start(port, options, Arc::new(Loopback)).expect("the limits are good")
 }
 
 /// An envelope of its own.

@@ -1,6 +1,7 @@
 //! The gateway as a whole: a real server and store, and a worker that speaks PowerJob's protocol as the real one does.
 
 mod access;
+mod akka;
 mod cluster;
 mod delegated;
 mod fake;

@@ -109,6 +109,17 @@ pub struct PowerJob {
     pub allow: AppNetworks,
     /// Whether clients of its OpenAPI are served.
     pub openapi: bool,
+    /// The port for workers that speak Akka, if they are served.
+    pub akka: Option<PowerJobPort>,
+}
+
+/// A further port of that gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PowerJobPort {
+    /// `host:port`; port 0 takes a free one.
+    pub listen: String,
+    /// `host:port` under which workers reach it, where it differs from `listen`.
+    pub advertise: Option<String>,
 }
 
 /// A protocol that PowerJob's workers may ask for.
@@ -293,38 +304,56 @@ fn powerjob(raw: &Raw) -> Result<Option<PowerJob>, ConfigError> {
     let listen = raw.get("powerjob.http.listen", values::address)?;
     let advertise = raw.get("powerjob.http.advertise", values::address)?;
     let allow = raw.get("powerjob.allow", AppNetworks::parse)?;
-    let protocols = raw.need("powerjob.protocols", |text| match PowerJobProtocol::list(text)?.as_slice() {
-        [PowerJobProtocol::Http] => Ok(()),
-        _ => Err("AKKA is not served yet; allowed: HTTP".to_owned()),
-    });
-    protocols?;
+    let akka = raw.get("powerjob.akka.listen", values::address)?;
+    let akka_advertise = raw.get("powerjob.akka.advertise", values::address)?;
+    raw.need("powerjob.protocols", |text| match PowerJobProtocol::list(text)?.contains(&PowerJobProtocol::Akka) {
+        true if akka.is_none() => Err("AKKA needs `powerjob.akka.listen`; without it, allowed: HTTP".to_owned()),
+        _ => Ok(()),
+    })?;
     let openapi = raw.need("powerjob.openapi", values::one_of(&[("on", true), ("off", false)]))?;
     let Some(listen) = listen else {
-        return match advertise.is_some() || allow.is_some() {
+        return match advertise.is_some() || allow.is_some() || akka.is_some() || akka_advertise.is_some() {
             true => Err(ConfigError::Together(
-                "`powerjob.http.advertise` and `powerjob.allow` have no effect without `powerjob.http.listen`: set it, as \
-                 0.0.0.0:7701"
+                "`powerjob.http.advertise`, `powerjob.allow` and `powerjob.akka` have no effect without \
+                 `powerjob.http.listen`, where workers learn where to go: set it, as 0.0.0.0:7701"
                     .to_owned(),
             )),
             false => Ok(None),
         };
     };
+    findable("powerjob.http", &listen, advertise.as_ref())?;
+    let akka = match (akka, akka_advertise) {
+        (Some(listen), advertise) => {
+            findable("powerjob.akka", &listen, advertise.as_ref())?;
+            Some(PowerJobPort { listen, advertise })
+        }
+        (None, None) => None,
+        (None, Some(_)) => {
+            let why =
+                "`powerjob.akka.advertise` has no effect without `powerjob.akka.listen`: set it, as 0.0.0.0:10086";
+            return Err(ConfigError::Together(why.to_owned()));
+        }
+    };
+    Ok(Some(PowerJob { listen, advertise, allow: allow.unwrap_or_default(), openapi, akka }))
+}
+
+/// Whether workers can find a port of PowerJob's gateway.
+fn findable(port: &str, listen: &str, advertise: Option<&String>) -> Result<(), ConfigError> {
     let host = listen.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']);
     let is_everywhere = host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_unspecified());
     if advertise.is_none() && is_everywhere {
         return Err(ConfigError::Together(format!(
-            "`powerjob.http.listen` is {listen}, from which workers cannot tell where this server is: set \
-             `powerjob.http.advertise` to the host:port under which they reach it"
+            "`{port}.listen` is {listen}, from which workers cannot tell where this server is: set \
+             `{port}.advertise` to the host:port under which they reach it"
         )));
     }
-    if advertise.as_ref().unwrap_or(&listen).starts_with('[') {
-        return Err(ConfigError::Together(
-            "PowerJob's workers understand no IPv6 address: set `powerjob.http.advertise` to an IPv4 address or a host \
-             name, with its port"
-                .to_owned(),
-        ));
+    if advertise.map_or(listen, String::as_str).starts_with('[') {
+        return Err(ConfigError::Together(format!(
+            "PowerJob's workers understand no IPv6 address: set `{port}.advertise` to an IPv4 address or a host name, \
+             with its port"
+        )));
     }
-    Ok(Some(PowerJob { listen, advertise, allow: allow.unwrap_or_default(), openapi }))
+    Ok(())
 }
 
 impl Default for Config {

@@ -127,6 +127,17 @@ pub const OPTIONS: &[Opt] = &[
          on (0.0.0.0, a container).",
     ),
     unset(
+        "powerjob.akka.listen",
+        "Where PowerJob's workers that speak Akka find this server, as host:port; PowerJob's own servers take port 10086.\n\
+         Versions 4.0 to 5.1. Unset, they are refused. Unauthenticated, as the port for HTTP, which it needs: there workers\n\
+         learn of this one.",
+    ),
+    unset(
+        "powerjob.akka.advertise",
+        "Where workers reach that port, as host:port with an IPv4 address or a host name, when that is not what it listens\n\
+         on.",
+    ),
+    unset(
         "powerjob.allow",
         "Which apps PowerJob's workers may serve, and in which networks those may be, as\n\
          billing=10.1.0.0/16,10.2.0.7; reports=127.0.0.0/8. An app that is not named accepts none, and nothing else is\n\
@@ -135,7 +146,8 @@ pub const OPTIONS: &[Opt] = &[
     option(
         "powerjob.protocols",
         "http",
-        "Protocols for PowerJob's workers, as a list: HTTP. (AKKA is not served yet.)",
+        "Protocols that PowerJob's workers are meant to use, as a list: HTTP, AKKA. AKKA is served when it has a port,\n\
+         `powerjob.akka.listen`; named here without one, the server does not start.",
     ),
     option(
         "powerjob.openapi",

@@ -160,7 +160,7 @@ fn s5_1_powerjobs_protocols_are_normalised_or_refused_with_what_is_allowed() {
         assert!(config.powerjob.is_some_and(|powerjob| powerjob.allow.has("demo") && powerjob.openapi), "{spelling}");
         assert!(config.warnings.iter().any(|warning| warning.contains("unauthenticated")), "{:?}", config.warnings);
     }
-    for wrong in ["", "htp", "AKKA", "HTTP,AKKA"] {
+    for wrong in ["", "htp", "AKKA", "akka", "HTTP,AKKA"] {
         let refusal = with(wrong).expect_err(wrong).to_string();
         for part in ["pendula.toml", "powerjob.protocols", "allowed: HTTP"] {
             assert!(refusal.contains(part), "{wrong}: {refusal}");
@@ -174,5 +174,15 @@ fn the_powerjob_gateway_is_off_until_it_has_a_port_that_workers_can_find() {
     assert!(refusal("[powerjob]\nallow = 'demo=10.0.0.0/8'").contains("powerjob.http.listen"));
     assert!(refusal("[powerjob.http]\nlisten = '0.0.0.0:7701'").contains("powerjob.http.advertise"));
     assert!(refusal("[powerjob.http]\nlisten = '[::1]:7701'").contains("IPv4"));
+    let with_akka = |akka: &str| format!("[powerjob.http]\nlisten = '10.0.0.1:7701'\n[powerjob.akka]\n{akka}");
+    assert!(refusal("[powerjob.akka]\nlisten = '10.0.0.1:10086'").contains("powerjob.http.listen"));
+    assert!(refusal(&with_akka("listen = '0.0.0.0:10086'")).contains("powerjob.akka.advertise"));
+    assert!(refusal(&with_akka("listen = '[::1]:10086'")).contains("IPv4"));
+    assert!(refusal(&with_akka("advertise = '10.0.0.1:10086'")).contains("powerjob.akka.listen"));
+    let config = load(&with_akka("listen = '10.0.0.1:10086'"), &[], Flags::default()).expect("it is whole");
+    assert_eq!(
+        config.powerjob.and_then(|powerjob| powerjob.akka).map(|akka| akka.listen),
+        Some("10.0.0.1:10086".into())
+    );
     assert!(refusal("[powerjob]\nallow = 'demo'\n[powerjob.http]\nlisten = '127.0.0.1:1'").contains("APP=NETWORK"));
 }

@@ -146,6 +146,11 @@ impl Gateway {
         self.state.metrics.listens(self.name, authenticated);
     }
 
+    /// Counts a request or a message that was refused.
+    pub fn refuses(&self) {
+        self.state.metrics.gateway_refused(self.name);
+    }
+
     /// Runs something for as long as the server does not stop.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();

@@ -11,7 +11,7 @@ import tech.powerjob.worker.core.processor.ProcessResult;
 import tech.powerjob.worker.core.processor.TaskContext;
 import tech.powerjob.worker.core.processor.sdk.BasicProcessor;
 
-/** A worker over Akka, as people run it: app, servers and port from the command line. */
+/** A worker over Akka, as people run it: app, servers, port and perhaps a tag from the command line. */
 public final class SmokeWorker {
     private SmokeWorker() {
     }
@@ -22,6 +22,9 @@ public final class SmokeWorker {
         config.setServerAddress(new ArrayList<>(Arrays.asList(args[1].split(","))));
         config.setPort(Integer.parseInt(args[2]));
         config.setStoreStrategy(StoreStrategy.MEMORY);
+        if (args.length > 3) {
+            config.setTag(args[3]);
+        }
         useAkka(config);
         PowerJobWorker worker = create(config);
         worker.init();

@@ -1,0 +1,437 @@
+//! Workers over Akka are workers like all others.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use pendula_akka::artery::Address;
+use pendula_akka::kryo::{Class, Dialect, Message, decode, encode};
+use pendula_akka::transport::{Associations, Gate, Limits, Node, Options};
+use pendula_model::instance::InstanceState;
+use pendula_model::job::JobSpec;
+use pendula_model::powerjob::PowerJobExecuteType::{MapReduce, Standalone};
+use pendula_model::worker::LabelRule;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::fake::FakeWorker;
+use crate::world::{HURRY, PATIENCE, World, job, soon, until};
+
+/// A worker over Akka, in either dialect.
+struct AkkaWorker {
+    node: Option<Node>,
+    me: Address,
+    server: Address,
+    app: i64,
+    dialect: Dialect,
+    trackers: Arc<Mutex<HashSet<i64>>>,
+    received: tokio::sync::Mutex<mpsc::UnboundedReceiver<Message>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+struct Anybody;
+
+#[async_trait::async_trait]
+impl Gate for Anybody {
+    fn admits(&self, _: IpAddr) -> bool {
+        true
+    }
+
+    async fn target(&self, to: &Address, _: Option<IpAddr>) -> Result<SocketAddr, String> {
+        Ok(to.host_and_port().parse().expect("an address of this machine"))
+    }
+}
+
+impl Drop for AkkaWorker {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl AkkaWorker {
+    async fn start(world: &World, dialect: Dialect) -> AkkaWorker {
+        let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        AkkaWorker::start_at(world, port, dialect).await
+    }
+
+    /// Finds its server as a real one does.
+    async fn start_at(world: &World, port: TcpListener, dialect: Dialect) -> AkkaWorker {
+        let answer = acquire(world, "akka").await;
+        let (host, number) = answer["data"].as_str().and_then(|at| at.split_once(':')).expect("an address");
+        let server = Address::new("oms-server", host, number.parse().expect("a port")).expect("an address");
+        let me = port.local_addr().expect("it is bound");
+        let me = Address::new("oms", "127.0.0.1", me.port()).expect("an address");
+        let options = Options { advertised: me.clone(), limits: Limits::default() };
+        let (node, mut told) = Node::start(port, options, Arc::new(Anybody)).expect("it starts");
+        let (sender, received) = mpsc::unbounded_channel();
+        let trackers: Arc<Mutex<HashSet<i64>>> = Arc::default();
+        let (to, known) = (node.associations().clone(), trackers.clone());
+        let serving = tokio::spawn(async move {
+            while let Some(inbound) = told.recv().await {
+                let (message, spoken) = decode(&inbound.payload).expect("the server can be read");
+                assert_eq!(spoken, dialect);
+                let instance = message.get("instanceId").as_long().expect("about an instance");
+                match message.class() {
+                    Class::ServerQueryInstanceStatusReq => {
+                        let answer = match known.lock().expect("no panic").contains(&instance) {
+                            true => json!({ "success": true, "data": "eyJzdGF0dXMiOjN9" }),
+                            false => json!({ "success": false, "message": "can't find TaskTracker" }),
+                        };
+                        let answer = encode(&Message::from_json(Class::AskResponse, &answer).expect("fits"), dialect);
+                        to.reply(&inbound.reply.expect("a question"), answer).await.expect("it is answered");
+                        continue;
+                    }
+                    Class::ServerScheduleJobReq => drop(known.lock().expect("no panic").insert(instance)),
+                    Class::ServerStopInstanceReq => drop(known.lock().expect("no panic").remove(&instance)),
+                    other => panic!("the server sent a {other:?}"),
+                }
+                let _ = sender.send(message);
+            }
+        });
+        let (app, received) = (world.app.0, tokio::sync::Mutex::new(received));
+        AkkaWorker { node: Some(node), me, server, app, dialect, trackers, received, tasks: vec![serving] }
+    }
+
+    fn to(&self) -> &Associations {
+        self.node.as_ref().expect("it lives").associations()
+    }
+
+    /// As if it were killed; its port is free then.
+    async fn close(mut self) {
+        self.tasks.drain(..).for_each(|task| task.abort());
+        self.node.take().expect("it lives").close().await;
+    }
+
+    async fn say(&self, class: Class, json: &Value) {
+        let payload = encode(&Message::from_json(class, json).expect("it fits"), self.dialect);
+        // While the server is away nobody hears.
+        let _ = self.to().tell(&self.server, "server_actor", payload).await;
+    }
+
+    fn heartbeat_message(&self, tag: Option<&str>) -> Value {
+        json!({
+            "workerAddress": self.me.host_and_port(), "appName": "demo", "appId": self.app, "heartbeatTime": 1,
+            "containerInfos": [], "version": "UNKNOWN", "protocol": "AKKA", "tag": tag, "client": "Atlantis",
+            "lightTaskTrackerNum": self.trackers.lock().expect("no panic").len(),
+            "systemMetrics": { "cpuProcessors": 4, "cpuLoad": 0.5, "jvmMaxMemory": 2.0, "diskTotal": 96.7, "score": 6 },
+        })
+    }
+
+    /// Heartbeats from now on.
+    fn beat(&mut self, tag: Option<&'static str>) {
+        let (to, server, dialect) = (self.to().clone(), self.server.clone(), self.dialect);
+        let (mut message, trackers) = (self.heartbeat_message(tag), self.trackers.clone());
+        self.tasks.push(tokio::spawn(async move {
+            loop {
+                message["lightTaskTrackerNum"] = trackers.lock().expect("no panic").len().into();
+                let heartbeat = Message::from_json(Class::WorkerHeartbeat, &message).expect("it fits");
+                let _ = to.tell(&server, "server_actor", encode(&heartbeat, dialect)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }));
+    }
+
+    async fn received(&self, class: Class) -> Value {
+        let mut received = self.received.lock().await;
+        soon("a message", async {
+            loop {
+                let message = received.recv().await.expect("the worker lives");
+                if message.class() == class {
+                    return message.to_json();
+                }
+            }
+        })
+        .await
+    }
+
+    /// A report; a final one is asked, and repeated until it is taken.
+    async fn report(&self, instance: i64, status: i64, result: &str) {
+        let json = json!({
+            "jobId": 1, "instanceId": instance, "instanceStatus": status, "result": result, "totalTaskNum": 1,
+            "startTime": 1000, "reportTime": 1010, "sourceAddress": self.me.host_and_port(),
+        });
+        let class = Class::TaskTrackerReportInstanceStatusReq;
+        if status == 3 {
+            return self.say(class, &json).await;
+        }
+        let payload = encode(&Message::from_json(class, &json).expect("it fits"), self.dialect);
+        let taken = async {
+            loop {
+                let to = self.to();
+                let answer = to.ask(&self.server, "server_actor", payload.clone(), Duration::from_secs(5)).await;
+                let Ok(answer) = answer else { continue };
+                let (answer, spoken) = decode(&answer).expect("the server can be read");
+                assert_eq!(spoken, self.dialect, "an answer is in the dialect of its question");
+                if answer.to_json()["success"] == true {
+                    self.trackers.lock().expect("no panic").remove(&instance);
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        soon("the report is taken", taken).await;
+    }
+}
+
+async fn acquire(world: &World, protocol: &str) -> Value {
+    let path = format!("/server/acquire?appId={}&protocol={protocol}", world.app.0);
+    let url = format!("http://{}{path}", world.gateway.local_addr);
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    client.get(url).send().await.expect("the gateway answers").json().await.expect("JSON")
+}
+
+async fn world() -> World {
+    // A port that stays the same after a restart.
+    let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port").local_addr().expect("it is bound");
+    World::with(&["powerjob.allow=demo=127.0.0.0/8", &format!("powerjob.akka.listen={port}")], HURRY).await
+}
+
+fn for_tag(name: &str, tag: &str, execute_type: pendula_model::powerjob::PowerJobExecuteType) -> JobSpec {
+    let mut spec = job(name, execute_type);
+    spec.workers.labels.insert("tag".to_owned(), LabelRule::Is(tag.to_owned()));
+    spec
+}
+
+#[tokio::test]
+async fn s5_1_each_protocol_has_its_port_in_any_spelling() {
+    let world = world().await;
+    let (_, akka) = world.gateway.akka.clone().expect("it is served");
+    for spelling in ["AKKA", "akka", "Akka", "%20akka%20", "AKKA,", ""] {
+        assert_eq!(acquire(&world, spelling).await["data"], akka, "{spelling:?}");
+    }
+    for spelling in ["HTTP", "http", "HTTP,http"] {
+        assert_eq!(acquire(&world, spelling).await["data"], world.gateway.advertised, "{spelling}");
+    }
+    assert_eq!(acquire(&world, "HTTP,AKKA").await["success"], false);
+    let without = World::new().await;
+    let refused = acquire(&without, "AKKA").await;
+    assert!(
+        refused["message"].as_str().is_some_and(|why| why.contains("set the worker's protocol to HTTP")),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn s1_2_both_dialects_run_and_stop_what_they_are_told() {
+    for dialect in [Dialect::Plain, Dialect::Named] {
+        let world = world().await;
+        let mut worker = AkkaWorker::start(&world, dialect).await;
+        worker.beat(None);
+        world.sessions_are(1).await;
+        world.apply(job("a", Standalone)).await;
+        let id = world.run("a").await;
+        let told = worker.received(Class::ServerScheduleJobReq).await;
+        assert_eq!((&told["instanceId"], &told["processorInfo"]), (&id.0.into(), &"com.acme.a".into()));
+        assert_eq!(told["allWorkerAddress"], json!([worker.me.host_and_port()]));
+        worker.report(id.0, 3, "").await;
+        until("it is said to run", async || world.instance(id).await.state == InstanceState::Running).await;
+        let lines = json!({
+            "workerAddress": worker.me.host_and_port(),
+            "instanceLogContents": [{ "instanceId": id.0, "logTime": 1, "logLevel": 2, "logContent": "你好 😀" }],
+        });
+        worker.say(Class::WorkerLogReportReq, &lines).await;
+        until("the line is there", async || world.log(id, 1).await.contains("你好 😀")).await;
+        worker.report(id.0, 5, "好").await;
+        assert_eq!(world.ended(id).await.state, InstanceState::Succeeded);
+
+        let id = world.run("a").await;
+        worker.received(Class::ServerScheduleJobReq).await;
+        worker.report(id.0, 3, "").await;
+        let stop = pendula_engine::Command::InstanceStop { instance: id };
+        world.command(stop).await;
+        assert_eq!(worker.received(Class::ServerStopInstanceReq).await["instanceId"], id.0);
+        assert_eq!(world.ended(id).await.state, InstanceState::Stopped);
+    }
+}
+
+#[tokio::test]
+async fn s1_8_workers_of_every_speech_serve_one_app() {
+    let world = world().await;
+    let mut plain = AkkaWorker::start(&world, Dialect::Plain).await;
+    let mut named = AkkaWorker::start(&world, Dialect::Named).await;
+    let http = Arc::new(FakeWorker::start_as(world.gateway.local_addr, "demo", "5.1.1", Some("http")).await);
+    plain.beat(Some("plain"));
+    named.beat(Some("named"));
+    http.beat();
+    world.sessions_are(3).await;
+    for tag in ["plain", "named", "http"] {
+        world.apply(for_tag(tag, tag, MapReduce)).await;
+    }
+    let ids = [world.run("plain").await, world.run("named").await, world.run("http").await];
+    // Each shares its work with whom it can talk to.
+    for (worker, id) in [(&plain, ids[0]), (&named, ids[1])] {
+        let told = worker.received(Class::ServerScheduleJobReq).await;
+        assert_eq!(
+            (&told["instanceId"], &told["allWorkerAddress"]),
+            (&id.0.into(), &json!([worker.me.host_and_port()]))
+        );
+        worker.report(id.0, 5, "").await;
+    }
+    let told = http.received("runJob").await;
+    assert_eq!(told["allWorkerAddress"], json!([http.address]));
+    http.report(ids[2].0, 5, (1, 2), None).await;
+    for id in ids {
+        assert_eq!(world.ended(id).await.state, InstanceState::Succeeded);
+    }
+}
+
+#[tokio::test]
+async fn s5_2_a_worker_may_speak_something_else_after_its_next_start() {
+    let world = world().await;
+    let mut worker = AkkaWorker::start(&world, Dialect::Plain).await;
+    worker.beat(None);
+    world.sessions_are(1).await;
+    world.apply(job("a", Standalone)).await;
+    let at = worker.me.port();
+    worker.close().await;
+    let port = TcpListener::bind(("127.0.0.1", at)).await.expect("it is free");
+    let worker = AkkaWorker::start_at(&world, port, Dialect::Named).await;
+    // It has more memory now, by which we know that it was heard.
+    let mut spec = job("a", Standalone);
+    spec.workers.min.memory = Some("3GiB".parse().expect("a size"));
+    world.apply(spec).await;
+    let id = world.run("a").await;
+    let mut heartbeat = worker.heartbeat_message(None);
+    heartbeat["systemMetrics"]["jvmMaxMemory"] = 4.0.into();
+    worker.say(Class::WorkerHeartbeat, &heartbeat).await;
+    // The session is the same, and what it is told is in the dialect that it speaks now: anything else would panic there.
+    worker.received(Class::ServerScheduleJobReq).await;
+    worker.report(id.0, 5, "").await;
+    assert_eq!(world.ended(id).await.state, InstanceState::Succeeded);
+    world.sessions_are(1).await;
+}
+
+#[tokio::test]
+async fn s5_3_a_server_that_starts_again_takes_over_what_runs() {
+    for dialect in [Dialect::Plain, Dialect::Named] {
+        let mut world = world().await;
+        let mut worker = AkkaWorker::start(&world, dialect).await;
+        worker.beat(None);
+        world.sessions_are(1).await;
+        world.apply(job("a", Standalone)).await;
+        let id = world.run("a").await;
+        worker.received(Class::ServerScheduleJobReq).await;
+        worker.report(id.0, 3, "").await;
+        until("it is said to run", async || world.instance(id).await.state == InstanceState::Running).await;
+        world.restart().await;
+        world.sessions_are(1).await;
+        worker.report(id.0, 5, "").await;
+        let ended = world.ended(id).await;
+        assert_eq!((ended.state, ended.attempt), (InstanceState::Succeeded, 1));
+    }
+}
+
+#[tokio::test]
+async fn s5_6_what_cannot_be_read_changes_nothing() {
+    let world = world().await;
+    let mut worker = AkkaWorker::start(&world, Dialect::Plain).await;
+    worker.beat(None);
+    world.sessions_are(1).await;
+    world.apply(job("a", Standalone)).await;
+    let id = world.run("a").await;
+    worker.received(Class::ServerScheduleJobReq).await;
+    worker.report(id.0, 3, "").await;
+    // Half of one dialect and half of the other, noise, a message for workers, one of somebody else's name.
+    let heartbeat = Message::from_json(Class::WorkerHeartbeat, &worker.heartbeat_message(None)).expect("it fits");
+    let named = encode(&heartbeat, Dialect::Named);
+    let plain = encode(&heartbeat, Dialect::Plain);
+    let head = Class::WorkerHeartbeat.name().len() + 3;
+    let mixed = [&named[..head + 20], &plain[head..]].concat();
+    let stop = Message::from_json(Class::ServerStopInstanceReq, &json!({ "instanceId": id.0 })).expect("it fits");
+    let mut other = worker.heartbeat_message(None);
+    other["workerAddress"] = "127.0.0.1:9".into();
+    let other = encode(&Message::from_json(Class::WorkerHeartbeat, &other).expect("it fits"), Dialect::Plain);
+    for payload in [mixed, b"noise".to_vec(), encode(&stop, Dialect::Named), other] {
+        let to = worker.to();
+        to.tell(&worker.server, "server_actor", payload).await.expect("it is written");
+    }
+    until("each is counted", async || {
+        let metrics = world.server().state().metrics.encode();
+        metrics.lines().any(|line| line == "pendula_gateway_refused_total{listener=\"powerjob\"} 4")
+    })
+    .await;
+    worker.report(id.0, 5, "").await;
+    assert_eq!(world.ended(id).await.state, InstanceState::Succeeded);
+    world.sessions_are(1).await;
+    assert!(worker.trackers.lock().expect("no panic").is_empty(), "within {PATIENCE:?}");
+}
+
+/// `cargo test -p pendula-powerjob --test it -- --ignored real_workers_over_akka`, with versions in `PENDULA_AKKA_WORKERS`.
+#[tokio::test]
+#[ignore = "needs a JDK and what `cargo run -p pendula-akka --example real_workers` had Maven fetch"]
+async fn s1_3_real_workers_over_akka() {
+    let versions = std::env::var("PENDULA_AKKA_WORKERS").unwrap_or_else(|_| "4.0.1 4.3.6 5.1.1".to_owned());
+    let versions: Vec<&str> = versions.split_whitespace().collect();
+    let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port").local_addr().expect("it is bound");
+    let set = ["powerjob.allow=demo=127.0.0.0/8", &format!("powerjob.akka.listen={port}")];
+    let mut world = World::with(&set, pendula_powerjob::Timing::default()).await;
+    let project = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../e2e/powerjob/akka/target"));
+    let mut processes = Vec::new();
+    for version in &versions {
+        let made = project.join(version);
+        let jars = std::fs::read_to_string(made.join("classpath")).expect("Maven was here");
+        let home = world.directory.path().join(format!("java-{version}"));
+        std::fs::create_dir_all(&home).expect("a directory");
+        let log = std::fs::File::create(home.join("log")).expect("a log");
+        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("it is bound");
+        let java = tokio::process::Command::new("java")
+            .args(["-Xmx256m", "-Dpowerjob.network.local.address=127.0.0.1"])
+            .arg(format!("-Duser.home={}", home.display()))
+            .args([
+                "-cp",
+                &format!("{}:{jars}", made.join("classes").display()),
+                "org.pendula.smoke.SmokeWorker",
+                "demo",
+            ])
+            .args([&world.gateway.local_addr.to_string(), &port.port().to_string(), *version])
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("java can be started");
+        processes.push(java);
+    }
+    let mut left = 600;
+    while world.server().state().partitions.status().gauges.sessions < versions.len() {
+        left -= 1;
+        assert!(left > 0, "not all workers connect");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let ended = async |world: &World, id| {
+        for _ in 0..600 {
+            let row = world.instance(id).await;
+            if row.state.is_ended() {
+                return row;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("it does not end: {:?}", world.instance(id).await);
+    };
+    for (name, wait) in [("short", ""), ("long", "15000")] {
+        let mut ids = Vec::new();
+        for version in &versions {
+            let mut spec = for_tag(&format!("{name}-{version}"), version, Standalone);
+            let mut powerjob = pendula_model::powerjob::PowerJob::new("org.pendula.smoke.SmokeWorker$Echo");
+            powerjob.job_params = Some("你好".to_owned());
+            spec.processor = pendula_model::processor::Processor::PowerJob(powerjob);
+            world.apply(spec).await;
+            let params = (!wait.is_empty()).then(|| json!({ "instance_params": wait }));
+            ids.push(world.run_with(&format!("{name}-{version}"), params).await);
+        }
+        if !wait.is_empty() {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            world.restart().await;
+        }
+        for (id, version) in ids.into_iter().zip(&versions) {
+            let row = ended(&world, id).await;
+            println!("{version}: {name} {:?}, attempt {}", row.state, row.attempt);
+            assert_eq!((row.state, row.attempt), (InstanceState::Succeeded, 1), "{version}");
+        }
+    }
+    for mut process in processes {
+        process.kill().await.expect("it is ended");
+    }
+}
