@@ -184,9 +184,7 @@ async fn acquire(world: &World, protocol: &str) -> Value {
 }
 
 async fn world() -> World {
-    // A port that stays the same after a restart.
-    let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port").local_addr().expect("it is bound");
-    World::with(&["powerjob.allow=demo=127.0.0.0/8", &format!("powerjob.akka.listen={port}")], HURRY).await
+    World::with(&["powerjob.allow=demo=127.0.0.0/8", "powerjob.akka.listen=127.0.0.1:0"], HURRY).await
 }
 
 fn for_tag(name: &str, tag: &str, execute_type: pendula_model::powerjob::PowerJobExecuteType) -> JobSpec {

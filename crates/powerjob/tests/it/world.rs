@@ -89,8 +89,9 @@ impl World {
         let Ok(Reply::App(app)) = reply else { panic!("{reply:?}") };
         let gateway =
             pendula_powerjob::start_with(&server, timing).await.expect("it starts").expect("it is configured");
-        // The same port after a restart.
-        *set.last_mut().expect("just pushed") = format!("powerjob.http.listen={}", gateway.local_addr);
+        // The same ports after a restart: the later of two that are set counts.
+        set.push(format!("powerjob.http.listen={}", gateway.local_addr));
+        set.extend(gateway.akka.iter().map(|(address, _)| format!("powerjob.akka.listen={address}")));
         World { server: Some(server), directory, app: app.id, gateway, set, timing }
     }
 
