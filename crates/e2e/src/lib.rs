@@ -4,6 +4,7 @@
 pub mod binary;
 pub mod effects;
 pub mod fleet;
+mod listing;
 pub mod notes;
 pub mod powerjob;
 pub mod process;
@@ -15,6 +16,7 @@ pub mod worker;
 
 pub use effects::Effects;
 pub use fleet::Fleet;
+pub use listing::all_instances;
 pub use notes::Noter;
 pub use proxy::Proxy;
 pub use ring::Ring;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use pendula_client::{Client, InstanceFilter, RunKey};
 use pendula_e2e::process::eventually;
-use pendula_e2e::{Noter, Ring, notes};
+use pendula_e2e::{Noter, Ring, all_instances, notes};
 use pendula_model::api::{InstanceView, RunJob};
 use pendula_model::instance::InstanceState;
 use pendula_model::job::JobSpec;
@@ -207,24 +207,6 @@ impl Submitter {
             tokio::time::sleep_until(next_at).await;
         }
         acknowledged
-    }
-}
-
-async fn all_instances(client: &Client, app: &str, job: &str) -> Vec<InstanceView> {
-    let mut filter = InstanceFilter {
-        app: Some(app.to_owned()),
-        job: Some(job.to_owned()),
-        limit: Some(1000),
-        ..InstanceFilter::default()
-    };
-    let mut found = Vec::new();
-    loop {
-        let page = client.instance_list(&filter).await.expect("listing works");
-        found.extend(page.items);
-        match page.next_cursor {
-            Some(cursor) => filter.cursor = Some(cursor),
-            None => return found,
-        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pendula_client::{Client, InstanceFilter, RunKey};
 use pendula_e2e::process::eventually;
-use pendula_e2e::{Server, ShellWorker, Witness};
+use pendula_e2e::{Server, ShellWorker, Witness, all_instances};
 use pendula_model::api::{InstanceView, RunJob};
 use pendula_model::instance::InstanceState;
 use pendula_model::job::JobSpec;
@@ -34,24 +34,6 @@ fn rate_job(number: usize) -> JobSpec {
     let trigger =
         Trigger { fixed_rate: Some(RATE), misfire: Misfire::FireAll, misfire_limit: 10_000, ..Trigger::default() };
     JobSpec { trigger: Some(trigger), ..handler(&format!("rate-{number}"), "count") }
-}
-
-async fn all_instances(client: &Client, job: &str) -> Vec<InstanceView> {
-    let mut filter = InstanceFilter {
-        app: Some("load".to_owned()),
-        job: Some(job.to_owned()),
-        limit: Some(1000),
-        ..InstanceFilter::default()
-    };
-    let mut found = Vec::new();
-    loop {
-        let page = client.instance_list(&filter).await.expect("listing works");
-        found.extend(page.items);
-        match page.next_cursor {
-            Some(cursor) => filter.cursor = Some(cursor),
-            None => return found,
-        }
-    }
 }
 
 /// Runs `job` again and again with idempotency keys, repeating each request until it is answered.
@@ -125,7 +107,7 @@ async fn kill_9_of_the_server_loses_and_doubles_nothing() {
 
     let mut instances: BTreeMap<InstanceId, InstanceView> = BTreeMap::new();
     for job in ["quick", "long"] {
-        instances.extend(all_instances(&client, job).await.into_iter().map(|view| (view.id, view)));
+        instances.extend(all_instances(&client, "load", job).await.into_iter().map(|view| (view.id, view)));
     }
     println!("{} acknowledged, {} instances, {rounds} kills", acknowledged.len(), instances.len());
     assert_eq!(instances.len(), acknowledged.len(), "one instance per key");
@@ -138,7 +120,7 @@ async fn kill_9_of_the_server_loses_and_doubles_nothing() {
     let mut fired = 0;
     for number in 0..RATE_JOBS {
         let job = format!("rate-{number}");
-        let views = all_instances(&client, &job).await;
+        let views = all_instances(&client, "load", &job).await;
         let mut times: Vec<Timestamp> = views.iter().map(|view| view.fire_time.expect("a trigger made it")).collect();
         times.sort();
         for pair in times.windows(2) {

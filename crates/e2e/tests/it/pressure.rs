@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use pendula_client::{Client, InstanceFilter, RunKey};
+use pendula_client::{Client, RunKey};
 use pendula_e2e::process::eventually;
-use pendula_e2e::{Noter, Ring};
+use pendula_e2e::{Noter, Ring, all_instances};
 use pendula_model::api::RunJob;
 use pendula_model::job::JobSpec;
 use pendula_model::processor::{Handler, Processor};
@@ -43,19 +43,9 @@ async fn app_of(ring: &Ring, place: usize) -> String {
 
 /// When each fire was made, by its time.
 async fn fires(client: &Client, app: &str, job: &str) -> Vec<(Timestamp, Timestamp)> {
-    let mut filter = InstanceFilter {
-        app: Some(app.to_owned()),
-        job: Some(job.to_owned()),
-        limit: Some(1000),
-        ..InstanceFilter::default()
-    };
-    let mut found = Vec::new();
-    loop {
-        let page = client.instance_list(&filter).await.expect("listing works");
-        found.extend(page.items.into_iter().map(|view| (view.fire_time.expect("a trigger made it"), view.created_at)));
-        let Some(cursor) = page.next_cursor else { break };
-        filter.cursor = Some(cursor);
-    }
+    let views = all_instances(client, app, job).await;
+    let mut found: Vec<_> =
+        views.into_iter().map(|view| (view.fire_time.expect("a trigger made it"), view.created_at)).collect();
     found.sort();
     found
 }

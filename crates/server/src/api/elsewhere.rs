@@ -1,7 +1,5 @@
 //! Requests for what another server owns: sent on to it, and asked for again when it moved.
 
-use std::time::Duration;
-
 use axum::body::Body;
 use axum::extract::Request;
 use axum::middleware::Next;
@@ -17,9 +15,6 @@ use super::problem::*;
 use super::{DEADLINE, Shared, body};
 use crate::cluster::{Lost, Place, Relay, Relayed, is_not_owner};
 use crate::session::Peer;
-
-/// How long we wait for news of an owner before we try again what was seen last.
-const TRY_AGAIN: Duration = Duration::from_millis(250);
 
 /// Which of a route's requests must be answered by the owner of the partition that its path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,9 +79,7 @@ pub(super) async fn answer(
         if errand.relay.member.has_left() {
             return ApiError::new(&NO_OWNER).into_response();
         }
-        errand.relay.member.look();
-        let again = deadline.min(Instant::now() + TRY_AGAIN);
-        let _ = timeout_at(again, errand.relay.member.news()).await;
+        errand.relay.member.look_again(deadline).await;
         if Instant::now() >= deadline {
             return ApiError::new(&NO_OWNER).into_response();
         }

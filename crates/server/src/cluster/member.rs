@@ -9,7 +9,7 @@ use pendula_model::worker::BootId;
 use pendula_model::{Epoch, PartitionId};
 use pendula_store::{Cluster, ClusterView, Holding, Renewal, Seat, Seated, Store, StoreError};
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::duties::{Duties, duties};
 use super::lease::Lease;
@@ -21,6 +21,8 @@ use crate::metrics::Metrics;
 pub(crate) const TTL: Duration = Duration::from_secs(5);
 /// How often it is renewed.
 const RENEW: Duration = Duration::from_secs(1);
+/// How long we wait for news of an owner before what was seen last is tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(250);
 /// A store that does not answer within this is asked again.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How soon after an answer that was none.
@@ -166,6 +168,13 @@ impl Member {
         seen.mark_unchanged();
         // Fails never: we have the sender.
         let _ = seen.changed().await;
+    }
+
+    /// Looks, and waits until something newer was seen; but not past `deadline`, nor for long: then what was seen last is
+    /// worth another try.
+    pub(crate) async fn look_again(&self, deadline: Instant) {
+        self.look();
+        let _ = timeout_at(deadline.min(Instant::now() + TRY_AGAIN), self.news()).await;
     }
 
     /// Waits until the partition is ours to claim. Returns the epoch that it was seen under.

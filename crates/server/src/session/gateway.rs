@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -39,8 +38,6 @@ use crate::logs::News;
 use crate::partition::{CommandError, Message};
 use crate::state::ServerState;
 
-/// How long we wait for news of an owner before we try again what was seen last.
-const TRY_AGAIN: Duration = Duration::from_millis(250);
 /// Where a peer's requests to gateways arrive; nobody else gets in.
 pub(crate) const PEERS: &str = "/peer/gateway/{name}/{*path}";
 
@@ -265,8 +262,7 @@ impl Gateway {
                     Err(_) => return Owner::Answered(StatusCode::GATEWAY_TIMEOUT.into_response()),
                 }
             }
-            relay.member.look();
-            let _ = timeout_at(deadline.min(Instant::now() + TRY_AGAIN), relay.member.news()).await;
+            relay.member.look_again(deadline).await;
             if Instant::now() >= deadline {
                 return Owner::Answered(StatusCode::SERVICE_UNAVAILABLE.into_response());
             }
