@@ -40,9 +40,10 @@ upgrade-check: prepare ## Upgrade servers under load, one by one, from the versi
 	PENDULA_OLD_BIN=$(CURDIR)/target/old-target/release/pendula PENDULA_BIN=$(CURDIR)/target/release/pendula \
 		cargo test --locked -p pendula-e2e -- --nocapture s1_6
 
-compat: prepare ## Every published PowerJob worker and client against this server: prints version by feature (COMPAT_VERSIONS, COMPAT_CLIENTS, COMPAT_BIG, COMPAT_TASKS)
-	cargo test --workspace --locked --no-run
-	cargo test --workspace --locked --test it -- --ignored --nocapture compat_
+compat: prepare ## Every published PowerJob worker and client against this server: prints version by feature (OVER=http or akka, COMPAT_HTTP, COMPAT_AKKA, COMPAT_CLIENTS, COMPAT_BIG, COMPAT_TASKS)
+	cargo build --release --locked --bin pendula
+	PENDULA_BIN=$(CURDIR)/target/release/pendula \
+		cargo test --locked -p pendula-e2e --test it -- --ignored --nocapture --test-threads=1 compat_over_$(OVER)
 
 crontab-check: prepare ## Import the crontabs that Debian packages ship (installs a few, as root)
 	cargo build --release --locked --bin pendula

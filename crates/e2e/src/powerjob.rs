@@ -14,6 +14,7 @@ use pendula_model::job::JobSpec;
 use pendula_model::powerjob::{PowerJob, PowerJobExecuteType};
 use pendula_model::processor::Processor;
 use pendula_model::worker::LabelRule;
+use rustix::process::Signal;
 
 use crate::process::{Process, eventually};
 use crate::server::Server;
@@ -22,6 +23,25 @@ use crate::server::Server;
 pub const APP: &str = "yard";
 /// A JVM on a machine that does other things too takes its time.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What a worker speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// From 4.3.0 on.
+    Http,
+    /// All versions; before 4.3.0 there is nothing else.
+    Akka,
+}
+
+impl Protocol {
+    /// As PowerJob writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Http => "HTTP",
+            Protocol::Akka => "AKKA",
+        }
+    }
+}
 
 /// The programs, compiled against one version of PowerJob.
 #[derive(Clone, Debug)]
@@ -117,6 +137,7 @@ fn fetch(version: &str, project: &Path, jars: &Path) {
 /// The version of the official processors for workers of `version`: for some, none were published.
 pub fn official(version: &str) -> &str {
     match version {
+        "4.0.0" | "4.0.1" | "4.1.1" | "4.2.0" => "1.2.2",
         "4.3.0" | "4.3.2" => "4.3.3",
         "5.1.2" => "5.1.1",
         other => other,
@@ -128,6 +149,7 @@ pub struct JavaWorker {
     pub programs: Programs,
     /// Its tag.
     pub name: String,
+    pub protocol: Protocol,
     pub port: u16,
     process: Process,
 }
@@ -137,15 +159,26 @@ impl JavaWorker {
     pub fn kill(&mut self) {
         self.process.kill();
     }
+
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
 }
 
-/// A server with PowerJob's gateway, and Java workers.
-pub struct Yard {
-    pub server: Server,
+/// What Akka writes into a worker's log when the other side does not speak as it should.
+const COMPLAINTS: [&str; 6] =
+    ["Failed to deserialize", "Dropping", "uarantin", "UID collision", "Unexpected incoming bytes", "KryoException"];
+
+/// Servers with PowerJob's gateway, usually one, and Java workers.
+pub struct Yard<S = Server> {
+    pub server: S,
     pub client: Client,
-    /// Where workers and PowerJob's clients find the server.
-    pub gateway: u16,
+    /// Where workers and PowerJob's clients find the servers.
+    gateways: Vec<u16>,
+    directory: PathBuf,
     pub workers: Vec<JavaWorker>,
+    /// Of workers that are started from now on.
+    pub protocol: Protocol,
     /// Between two heartbeats.
     pub heartbeat: Duration,
     pub heap: &'static str,
@@ -153,42 +186,72 @@ pub struct Yard {
 
 impl Yard {
     pub async fn start() -> Yard {
-        let gateway = free_port();
-        let listen = format!("powerjob.http.listen=127.0.0.1:{gateway}");
-        let allow = format!("powerjob.allow={APP}=127.0.0.0/8");
-        let server = Server::start_with(&["--set", &listen, "--set", &allow]).await;
-        let client = server.client();
+        let (gateway, options) = gateway();
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let server = Server::start_with(&options).await;
+        let (client, directory) = (server.client(), server.directory().to_owned());
+        Yard::around(server, client, &directory, vec![gateway]).await
+    }
+
+    /// Where workers and PowerJob's clients find the server.
+    pub fn gateway(&self) -> u16 {
+        self.gateways[0]
+    }
+}
+
+/// What a server is told that shall have a gateway, and the port on which workers find it.
+pub fn gateway() -> (u16, Vec<String>) {
+    let port = free_port();
+    let http = format!("powerjob.http.listen=127.0.0.1:{port}");
+    let akka = format!("powerjob.akka.listen=127.0.0.1:{}", free_port());
+    let allow = format!("powerjob.allow={APP}=127.0.0.0/8");
+    let options = [http, akka, allow].into_iter().flat_map(|option| ["--set".to_owned(), option]);
+    (port, options.collect())
+}
+
+impl<S> Yard<S> {
+    /// A yard of servers that run and have gateways on these ports.
+    pub async fn around(server: S, client: Client, directory: &Path, gateways: Vec<u16>) -> Yard<S> {
         let app = AppCreate { name: APP.to_owned(), namespace: None, allow_scripts: true };
         client.app_create(&app).await.expect("the app is new");
-        std::fs::create_dir(server.directory().join("notes")).expect("the directory is new");
-        Yard { server, client, gateway, workers: Vec::new(), heartbeat: Duration::from_secs(10), heap: "-Xmx192m" }
+        std::fs::create_dir(directory.join("notes")).expect("the directory is new");
+        Yard {
+            server,
+            client,
+            gateways,
+            directory: directory.to_owned(),
+            workers: Vec::new(),
+            protocol: Protocol::Http,
+            heartbeat: Duration::from_secs(10),
+            heap: "-Xmx192m",
+        }
     }
 
     /// Starts a worker; its tag is its name.
     pub fn add(&mut self, programs: &Programs, name: &str) {
-        self.add_at(programs, name, free_port());
+        self.launch(programs, name, self.protocol, free_port());
     }
 
-    /// The same on that port.
-    pub fn add_at(&mut self, programs: &Programs, name: &str, port: u16) {
-        let home = self.server.directory().join(format!("home-{port}"));
+    fn launch(&mut self, programs: &Programs, name: &str, protocol: Protocol, port: u16) {
+        let home = self.directory.join(format!("home-{port}"));
         let options = [
             format!("-Dcompat.name={name}"),
-            format!("-Dcompat.notes={}", self.server.directory().join("notes").display()),
+            format!("-Dcompat.notes={}", self.directory.join("notes").display()),
             format!("-Dcompat.heartbeat={}", self.heartbeat.as_secs()),
             self.heap.to_owned(),
         ];
         let mut java = programs.java("CompatWorker", &home, &options);
-        java.args([APP, &format!("127.0.0.1:{}", self.gateway), &port.to_string(), name]);
-        let log = self.log_of(name);
-        let process = Process::start(&mut java, &log);
+        let servers: Vec<_> = self.gateways.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        java.args([APP, &servers.join(","), &port.to_string(), name, protocol.name()]);
+        let process = Process::start(&mut java, &self.log_of(name));
         let process = process.expect("java can be started; `make prepare` installs a JDK");
         self.workers.retain(|worker| worker.name != name);
-        self.workers.push(JavaWorker { programs: programs.clone(), name: name.to_owned(), port, process });
+        let (programs, name) = (programs.clone(), name.to_owned());
+        self.workers.push(JavaWorker { programs, name, protocol, port, process });
     }
 
     fn log_of(&self, name: &str) -> PathBuf {
-        self.server.directory().join(format!("{name}.log"))
+        self.directory.join(format!("{name}.log"))
     }
 
     /// The end of what a worker printed.
@@ -206,8 +269,34 @@ impl Yard {
     pub fn replace(&mut self, name: &str) {
         let worker = self.worker(name);
         worker.kill();
-        let (programs, port) = (worker.programs.clone(), worker.port);
-        self.add_at(&programs, name, port);
+        let (programs, protocol, port) = (worker.programs.clone(), worker.protocol, worker.port);
+        self.launch(&programs, name, protocol, port);
+    }
+
+    /// Ends a worker as an operator does, starts one of another version or protocol on the same port, and waits until the
+    /// server knows it.
+    pub async fn upgrade(&mut self, name: &str, programs: &Programs, protocol: Protocol) {
+        let worker = self.worker(name);
+        worker.process.signal(Signal::TERM);
+        worker.process.wait(PATIENCE);
+        let port = worker.port;
+        self.launch(programs, name, protocol, port);
+        let (address, version) = (self.address_of(name), format!("powerjob {}", programs.version));
+        eventually(&format!("{name} is there as {version}"), PATIENCE, || async {
+            let there = self.client.worker_list(APP).await.ok()?;
+            there.iter().any(|view| view.address == address && view.version == version).then_some(())
+        })
+        .await;
+    }
+
+    /// What the workers' Akka complained of.
+    pub fn complaints(&self) -> Vec<String> {
+        let lines = self.workers.iter().flat_map(|worker| {
+            let text = std::fs::read_to_string(self.log_of(&worker.name)).unwrap_or_default();
+            let named = |line: &str| format!("{}: {line}", worker.name);
+            text.lines().map(named).collect::<Vec<_>>()
+        });
+        lines.filter(|line| COMPLAINTS.iter().any(|complaint| line.contains(complaint))).collect()
     }
 
     /// The address that a worker is known by.
@@ -285,7 +374,7 @@ impl Yard {
 
     /// Who ran something of an instance, in order; once for each execution.
     pub fn notes(&self, id: InstanceId) -> Vec<String> {
-        let path = self.server.directory().join("notes").join(id.to_string());
+        let path = self.directory.join("notes").join(id.to_string());
         let text = std::fs::read_to_string(path).unwrap_or_default();
         let mut names: Vec<_> = text.lines().filter_map(|line| Some(line.split_once(' ')?.0.to_owned())).collect();
         names.sort();
@@ -306,7 +395,7 @@ impl Yard {
 
     /// The client program; `port` is where it shall find the server.
     pub fn java_client(&self, programs: &Programs, port: u16, arguments: &[&str]) -> Command {
-        let mut java = programs.java("CompatClient", &self.server.directory().join("home-client"), &[]);
+        let mut java = programs.java("CompatClient", &self.directory.join("home-client"), &[]);
         java.args([&format!("127.0.0.1:{port}"), APP]).args(arguments);
         java
     }

@@ -70,6 +70,8 @@ struct Session {
     around: Surroundings,
     who: Identity,
     family: Family,
+    /// As it was introduced to the partition.
+    info: WorkerInfo,
     link: Link,
     overloaded: bool,
     heard_at: Instant,
@@ -97,6 +99,8 @@ struct Held {
     waiting: Option<Box<Dispatch>>,
     /// A piece of a broadcast: it runs here or nowhere.
     is_bound: bool,
+    /// The processor's class or bean, unless another owner sent it.
+    class: Option<Arc<str>>,
     /// A question about it is under way, or was asked last.
     asking: bool,
     asked_at: Option<Instant>,
@@ -142,20 +146,42 @@ enum Called {
 }
 
 /// Runs a session to its end.
-pub(crate) async fn run(around: Surroundings, who: Identity, first: WorkerHeartbeat, mut told: mpsc::Receiver<Told>) {
-    let info = translate::worker_info(&first);
-    match open(&around, &who, &first, info).await {
-        Ok((mut session, mut errands)) => {
-            let (worker, version) = (&who.address, first.version.as_deref());
-            tracing::info!(%worker, version, app = %who.app, "PowerJob worker connected");
-            let why = session.serve(&mut errands, &mut told).await;
-            tracing::info!(%worker, why, "PowerJob worker disconnected");
-            session.mapped.keys().for_each(|key| around.workers.forget_task(key, &who.address));
-            session.link.close().await;
+pub(crate) async fn run(
+    around: Surroundings,
+    mut who: Identity,
+    first: WorkerHeartbeat,
+    mut told: mpsc::Receiver<Told>,
+) {
+    let mut begins = Some(Box::new(first));
+    while let Some(first) = begins.take() {
+        if let Some(way) = &first.way {
+            who.way = way.clone();
         }
-        Err(why) => tracing::debug!(worker = %who.address, why, "a PowerJob worker could not be connected"),
+        let info = translate::worker_info(&first);
+        match open(&around, &who, &first, info).await {
+            Ok((mut session, mut errands)) => {
+                let (worker, version) = (&who.address, first.version.as_deref());
+                tracing::info!(%worker, version, app = %who.app, "PowerJob worker connected");
+                let (why, anew) = match session.serve(&mut errands, &mut told).await {
+                    Over::For(why) => (why, None),
+                    Over::BeganAnew(heartbeat) => ("it began anew, as something else", Some(heartbeat)),
+                };
+                tracing::info!(%worker, why, "PowerJob worker disconnected");
+                session.mapped.keys().for_each(|key| around.workers.forget_task(key, &who.address));
+                session.link.close().await;
+                begins = anew;
+            }
+            Err(why) => tracing::debug!(worker = %who.address, why, "a PowerJob worker could not be connected"),
+        }
     }
     around.workers.forget(who.app, &who.address, who.number);
+}
+
+/// Why a session ends.
+enum Over {
+    For(&'static str),
+    /// Another process has the address now, with another version or tag, and beats.
+    BeganAnew(Box<WorkerHeartbeat>),
 }
 
 /// Learns what the worker has, and introduces it to its partition.
@@ -186,13 +212,14 @@ async fn open(
     let keys = |rows: &[(Placed, _)]| rows.iter().map(|(row, _)| row.key).collect::<Vec<_>>();
     let (mut running, finished) = (keys(&there), keys(&gone));
     running.extend(mapped.iter().map(|placed| placed.key));
-    let connected = around.gateway.connect(who.app, info, running, finished).await;
+    let connected = around.gateway.connect(who.app, info.clone(), running, finished).await;
     let (link, errands) = connected.map_err(|error| error.to_string())?;
     let now = Instant::now();
     let mut session = Session {
         around: around.clone(),
         who: who.clone(),
         family: Family::of(first.version.as_deref()),
+        info,
         link,
         overloaded: first.overload,
         heard_at: now,
@@ -308,6 +335,7 @@ impl Held {
             stop_sent: now,
             waiting: None,
             is_bound: false,
+            class: None,
             asking: false,
             asked_at: None,
             unknown_since: None,
@@ -317,16 +345,19 @@ impl Held {
 }
 
 impl Session {
-    async fn serve(&mut self, errands: &mut Errands, told: &mut mpsc::Receiver<Told>) -> &'static str {
+    async fn serve(&mut self, errands: &mut Errands, told: &mut mpsc::Receiver<Told>) -> Over {
         let mut look = interval(self.around.timing.look);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let result = tokio::select! {
                 errand = errands.next() => match errand {
                     Some(errand) => self.do_errand(errand).await,
-                    None => return "its partition let it go",
+                    None => return Over::For("its partition let it go"),
                 },
-                Some(told) = told.recv() => self.hear(told).await,
+                Some(told) = told.recv() => match told {
+                    Told::Heartbeat(heartbeat) if self.is_of_another(&heartbeat) => return Over::BeganAnew(heartbeat),
+                    told => self.hear(told).await,
+                },
                 Some(called) = self.calls.join_next() => match called {
                     Ok(called) => self.take(called).await,
                     Err(error) => {
@@ -336,15 +367,21 @@ impl Session {
                 },
                 _ = look.tick() => {
                     if self.heard_at.elapsed() > self.around.timing.silent {
-                        return "it is silent";
+                        return Over::For("it is silent");
                     }
                     self.look().await
                 }
             };
             if result.is_err() {
-                return "its partition is not here any more";
+                return Over::For("its partition is not here any more");
             }
         }
+    }
+
+    /// Whether it comes from a process that cannot be the one that was introduced.
+    fn is_of_another(&self, heartbeat: &WorkerHeartbeat) -> bool {
+        let info = translate::worker_info(heartbeat);
+        info.version != self.info.version || info.labels != self.info.labels
     }
 
     // --- what the partition has for the worker ---------------------------------------------------------------------
@@ -428,7 +465,8 @@ impl Session {
                 let _ = answer.send(true);
             }
             let is_bound = dispatch.part.is_some();
-            self.held.insert(key.instance, Held { is_bound, ..Held::of(key, Instant::now()) });
+            let class = Some(powerjob.info.as_str().into());
+            self.held.insert(key.instance, Held { is_bound, class, ..Held::of(key, Instant::now()) });
         }
         if powerjob.execute_type == PowerJobExecuteType::Broadcast && !self.is_settled() {
             if let Some(held) = self.held.get_mut(&key.instance) {
@@ -577,7 +615,7 @@ impl Session {
             }
             held.ended = Some(vec![answer]);
             let is_bound = held.is_bound;
-            let end = translate::ended(now, key, report);
+            let end = translate::ended(now, key, report, held.class.as_deref());
             let end = if is_bound { translate::for_good(end) } else { end };
             return self.link.report(vec![end]).await.map_err(drop);
         }

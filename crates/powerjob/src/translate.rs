@@ -146,8 +146,13 @@ pub(crate) fn progress(attempt: AttemptKey, report: &TaskTrackerReportInstanceSt
     Report { attempt, event: ReportEvent::Progress { per_mille, message: Some(message) } }
 }
 
-/// The end that a worker reported.
-pub(crate) fn ended(now: Timestamp, attempt: AttemptKey, report: &TaskTrackerReportInstanceStatusReq) -> Report {
+/// The end that a worker reported of an attempt at a processor of that class.
+pub(crate) fn ended(
+    now: Timestamp,
+    attempt: AttemptKey,
+    report: &TaskTrackerReportInstanceStatusReq,
+    class: Option<&str>,
+) -> Report {
     let text = report.result.as_deref().unwrap_or_default();
     let started_at = Some(started_at(now, report));
     let event = if report.instance_status == status::SUCCEEDED {
@@ -156,7 +161,7 @@ pub(crate) fn ended(now: Timestamp, attempt: AttemptKey, report: &TaskTrackerRep
         let result = result.filter(|result| !result.bytes.is_empty());
         ReportEvent::Ended { outcome: input::Outcome::Succeeded, message: None, result, started_at }
     } else {
-        let outcome = failure(text);
+        let outcome = failure(text, class);
         // It did not start there.
         let started_at = started_at.filter(|_| !matches!(outcome, input::Outcome::Rejected { .. }));
         let message = Some(limits::cut(text, limits::MESSAGE_BYTES).into());
@@ -166,7 +171,7 @@ pub(crate) fn ended(now: Timestamp, attempt: AttemptKey, report: &TaskTrackerRep
 }
 
 /// A worker says why only in words.
-fn failure(text: &str) -> input::Outcome {
+fn failure(text: &str, class: Option<&str>) -> input::Outcome {
     let lower = text.to_ascii_lowercase();
     let failed = |reason| input::Outcome::Failed { reason, final_: false };
     if lower.starts_with("init tasktracker failed") {
@@ -174,6 +179,10 @@ fn failure(text: &str) -> input::Outcome {
             true => input::Outcome::Rejected { reason: Reason::PROCESSOR_MISSING },
             false => failed(Reason::from_wire("tracker_not_created")),
         };
+    }
+    // Before 4.3 it says no more than that, and a processor that itself lacks a class would say the same of another one.
+    if text.strip_prefix("ClassNotFoundException: ").is_some_and(|lacks| Some(lacks) == class) {
+        return input::Outcome::Rejected { reason: Reason::PROCESSOR_MISSING };
     }
     if lower.starts_with("instance execute timeout") {
         return failed(Reason::TIMEOUT);

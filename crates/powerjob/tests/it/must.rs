@@ -9,7 +9,7 @@ use pendula_model::policy::{Backoff, Delivery, Retry};
 use pendula_model::powerjob::{PowerJob, PowerJobExecuteType::*};
 use pendula_model::processor::Processor;
 use pendula_model::trigger::Trigger;
-use pendula_model::worker::Minimum;
+use pendula_model::worker::{LabelRule, Minimum};
 use serde_json::{Value, json};
 
 use crate::fake::FakeWorker;
@@ -268,7 +268,7 @@ async fn must_8_a_tracker_learns_who_may_take_tasks_and_containers_are_refused_c
     let mut both = vec![one.address.clone(), two.address.clone()];
     both.sort();
     assert_eq!(addresses(&ask(saved.id.0).await), both);
-    spec.workers.labels.insert("tag".to_owned(), pendula_model::worker::LabelRule::Is("blue".to_owned()));
+    spec.workers.labels.insert("tag".to_owned(), LabelRule::Is("blue".to_owned()));
     world.apply(spec.clone()).await;
     assert_eq!(addresses(&ask(saved.id.0).await), std::slice::from_ref(&two.address));
     spec.workers.min = Minimum { memory: Some(pendula_model::worker::Bytes(1 << 40)), ..Minimum::default() };
@@ -383,6 +383,17 @@ async fn a_worker_that_cannot_read_the_message_fails_the_attempt_and_the_job_is_
 
 #[tokio::test]
 async fn a_processor_that_a_worker_lacks_is_looked_for_elsewhere_and_its_other_jobs_still_reach_it() {
+    // The second is what workers before 4.3 say.
+    let words = [
+        "init TaskTracker failed, reason: java.lang.ClassNotFoundException: com.acme.A",
+        "ClassNotFoundException: com.acme.A",
+    ];
+    for why in words {
+        is_looked_for_elsewhere(why).await;
+    }
+}
+
+async fn is_looked_for_elsewhere(why: &str) {
     let world = World::new().await;
     let one = worker(&world).await;
     world.apply(job("A", Standalone)).await;
@@ -390,7 +401,6 @@ async fn a_processor_that_a_worker_lacks_is_looked_for_elsewhere_and_its_other_j
     let id = world.run("A").await;
     one.received("runJob").await;
     one.forget(id.0);
-    let why = "init TaskTracker failed, reason: java.lang.ClassNotFoundException: com.acme.A";
     one.report(id.0, FAILED, (1000, 1000), Some(why)).await;
     let two = Arc::new(FakeWorker::start(world.gateway.local_addr, "demo").await);
     two.heartbeat().await;
@@ -403,6 +413,36 @@ async fn a_processor_that_a_worker_lacks_is_looked_for_elsewhere_and_its_other_j
     let id = world.run("B").await;
     assert_eq!(one.received("runJob").await["processorInfo"], "com.acme.B");
     one.report(id.0, DONE, (3000, 4000), None).await;
+}
+
+/// Its address is all that says who a worker is, and another process may have it sooner than the old one is missed.
+#[tokio::test]
+async fn a_worker_that_began_anew_as_another_version_with_another_tag_is_known_as_that() {
+    let world = World::new().await;
+    let mut worker = FakeWorker::start_as(world.gateway.local_addr, "demo", "4.3.6", Some("old")).await;
+    worker.heartbeat().await;
+    world.sessions_are(1).await;
+    let mut spec = job("A", Standalone);
+    spec.workers.labels.insert("tag".to_owned(), LabelRule::Is("new".to_owned()));
+    world.apply(spec).await;
+    let id = world.run("A").await;
+    (worker.version, worker.tag) = ("5.1.1", Some("new"));
+    worker.heartbeat().await;
+    worker.received("runJob").await;
+    worker.report(id.0, DONE, (1000, 1000), None).await;
+    assert_eq!(world.ended(id).await.state, InstanceState::Succeeded);
+    world.sessions_are(1).await;
+}
+
+#[tokio::test]
+async fn a_processor_that_itself_lacks_a_class_has_failed() {
+    let world = World::new().await;
+    let worker = worker(&world).await;
+    world.apply(job("A", Standalone)).await;
+    let id = world.run("A").await;
+    worker.received("runJob").await;
+    worker.report(id.0, FAILED, (1000, 1000), Some("ClassNotFoundException: com.acme.Driver")).await;
+    assert_eq!(world.ended(id).await.state, InstanceState::Failed);
 }
 
 #[tokio::test]

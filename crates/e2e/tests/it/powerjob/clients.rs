@@ -72,7 +72,7 @@ async fn carry(client: TcpStream, gateway: u16, all: Arc<Mutex<Vec<Vec<u8>>>>, p
 /// Runs the client of a version against a worker; every call has to arrive exactly once.
 pub async fn client(yard: &Yard, programs: &Programs, worker: &str) -> Tried {
     let secret = yard.secret(&format!("client-{}", programs.version)).await;
-    let ear = Ear::start(yard.gateway).await;
+    let ear = Ear::start(yard.gateway()).await;
     let mut command = yard.java_client(programs, ear.port, &[&secret, &programs.version, worker]);
     let output = tokio::task::spawn_blocking(move || command.output().expect("java runs")).await.expect("no panic");
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();

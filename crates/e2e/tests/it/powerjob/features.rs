@@ -14,10 +14,13 @@ use pendula_model::powerjob::InWorker;
 use pendula_model::powerjob::PowerJobExecuteType::*;
 use pendula_model::processor::Processor;
 use pendula_model::trigger::Trigger;
+use rustix::process::Signal;
 
 /// Milliseconds that a sub-task takes. A worker that is told of its end and of its begin in the same moment may take the
 /// end for old news, and waits for it for ever.
 const A_WHILE: u32 = 20;
+/// The same where there are so many that a worker is short of breath for minutes.
+const A_LONG_WHILE: u32 = 300;
 
 pub type Tried = Result<(), String>;
 
@@ -84,8 +87,9 @@ pub async fn tracked_map(yard: &Yard, worker: &str, tasks: u32) -> Tried {
 
 pub async fn map_reduce(yard: &Yard, worker: &str, tasks: u32, within: Duration) -> Tried {
     let name = format!("reduce-{worker}-{tasks}");
-    let mut spread = job(&name, "SpreadAndCount", MapReduce, &format!("{tasks} {A_WHILE}"), Some(worker));
-    threads(&mut spread, if tasks > 10_000 { 1000 } else { 100.min(tasks / 2) });
+    let (millis, count) = if tasks > 10_000 { (A_LONG_WHILE, 500) } else { (A_WHILE, 100.min(tasks / 2)) };
+    let mut spread = job(&name, "SpreadAndCount", MapReduce, &format!("{tasks} {millis}"), Some(worker));
+    threads(&mut spread, count);
     let id = yard.run(&spread).await;
     let view = yard.until(id, within, |view| view.state.is_ended()).await?;
     let is_right = result(&view) == format!("good={}", tasks + 1) && view.attempt == 1;
@@ -247,4 +251,28 @@ pub async fn rerun(yard: &Yard, worker: &str, id: InstanceId) -> Tried {
     let view = yard.ended(id).await?;
     expect(view.state == InstanceState::Succeeded && view.attempt == 2 && view.losses == 1, &view)?;
     expect(yard.notes(id) == [worker, worker], &view)
+}
+
+/// What a worker has that will be stopped and goes on.
+pub async fn begin_before_the_worker_is_frozen(yard: &Yard, worker: &str) -> InstanceId {
+    let id = yard.run(&job(&format!("frozen-{worker}"), "Sleep", Standalone, "3000", Some(worker))).await;
+    yard.begun(id, 1).await;
+    id
+}
+
+/// SIGSTOP to all of them, and SIGCONT later: before they count as gone.
+pub async fn freeze_all(yard: &mut Yard) {
+    yard.workers.iter_mut().for_each(|worker| worker.process().signal(Signal::STOP));
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    yard.workers.iter_mut().for_each(|worker| worker.process().signal(Signal::CONT));
+}
+
+/// It ended well, where it was, and what comes next runs there too.
+pub async fn thawed(yard: &Yard, worker: &str, id: InstanceId) -> Tried {
+    let view = yard.ended(id).await?;
+    expect(view.state == InstanceState::Succeeded && view.attempt == 1 && result(&view) == "slept", &view)?;
+    expect(yard.notes(id) == [worker], &view)?;
+    let view =
+        yard.ended(yard.run(&job(&format!("thawed-{worker}"), "Echo", Standalone, "", Some(worker))).await).await?;
+    expect(view.state == InstanceState::Succeeded && yard.notes(view.id) == [worker], &view)
 }

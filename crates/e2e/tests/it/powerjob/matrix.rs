@@ -5,19 +5,27 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use pendula_client::TaskFilter;
-use pendula_e2e::powerjob::{Programs, Yard, job, official, shown};
+use pendula_e2e::powerjob::{Programs, Protocol, Yard, job, official, shown};
 use pendula_model::instance::{InstanceState, TaskState};
 use pendula_model::powerjob::PowerJobExecuteType::Broadcast;
+use pendula_model::worker::LabelRule;
 
 use super::clients;
 use super::features::{self, Tried};
 
-/// All of the supported ones that were published: of 5.0.x, no worker was.
-const VERSIONS: &str = "4.3.0,4.3.2,4.3.3,4.3.6,4.3.7,4.3.8,4.3.9,5.1.0,5.1.1,5.1.2";
-/// The same for the client.
-const CLIENTS: &str = "4.3.3,4.3.6,5.1.0,5.1.1";
-/// These get the big instance.
-const BIG: &str = "4.3.6,5.1.1";
+/// What is tried over one protocol. Of the supported versions, those that were published: of 5.0.x, no worker was.
+struct Plan {
+    protocol: Protocol,
+    versions: Vec<String>,
+    clients: Vec<String>,
+    /// These get the big instance.
+    big: Vec<String>,
+}
+
+/// Before that, workers over Akka write what later ones cannot read.
+fn is_plain(version: &str) -> bool {
+    version.starts_with("4.0.")
+}
 
 fn listed(variable: &str, otherwise: &str) -> Vec<String> {
     let text = std::env::var(variable).unwrap_or_else(|_| otherwise.to_owned());
@@ -95,10 +103,30 @@ async fn tracked_broadcast(yard: &mut Yard, versions: &[String]) -> BTreeMap<Str
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes a quarter of an hour: make compat"]
-async fn compat_every_version_of_powerjob() {
-    let (versions, clients, big) =
-        (listed("COMPAT_VERSIONS", VERSIONS), listed("COMPAT_CLIENTS", CLIENTS), listed("COMPAT_BIG", BIG));
+#[ignore = "takes half an hour: make compat"]
+async fn compat_over_http() {
+    let plan = Plan {
+        protocol: Protocol::Http,
+        versions: listed("COMPAT_HTTP", "4.3.0,4.3.2,4.3.3,4.3.6,4.3.7,4.3.8,4.3.9,5.1.0,5.1.1,5.1.2"),
+        clients: listed("COMPAT_CLIENTS", "4.3.3,4.3.6,5.1.0,5.1.1"),
+        big: listed("COMPAT_BIG", "4.3.6,5.1.1"),
+    };
+    carry_out(plan).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes half an hour: make compat"]
+async fn compat_over_akka() {
+    let plan = Plan {
+        protocol: Protocol::Akka,
+        versions: listed("COMPAT_AKKA", "4.0.0,4.0.1,4.1.1,4.2.0,4.3.3,4.3.6,4.3.9,5.1.1"),
+        clients: Vec::new(),
+        big: listed("COMPAT_BIG", "4.0.1,5.1.1"),
+    };
+    carry_out(plan).await;
+}
+
+async fn carry_out(Plan { protocol, versions, clients, big }: Plan) {
     let (workers, of_clients) = (versions.clone(), clients.clone());
     let fetch_all = move || -> (BTreeMap<_, _>, BTreeMap<_, _>) {
         let workers = workers.into_iter().map(|version| (version.clone(), Programs::worker(&version)));
@@ -107,7 +135,7 @@ async fn compat_every_version_of_powerjob() {
     };
     let (workers, of_clients) = tokio::task::spawn_blocking(fetch_all).await.expect("they can be fetched");
     let mut yard = Yard::start().await;
-    yard.heap = "-Xmx1g";
+    (yard.heap, yard.protocol) = ("-Xmx1g", protocol);
     for version in &versions {
         yard.add(&workers[version], version);
     }
@@ -155,14 +183,17 @@ async fn compat_every_version_of_powerjob() {
         let heavy = async {
             // Each of these keeps a JVM busy, and one that is starved loses news of its own sub-tasks.
             let _turn = turns.acquire().await.expect("nobody closes it");
-            vec![
+            let mut tried = vec![
                 ("BROADCAST", features::broadcast(&yard, version).await),
                 ("MAP, 200", features::map(&yard, version).await),
-                ("MAP tracked by the server, 1000", features::tracked_map(&yard, version, 1000).await),
                 ("MAP_REDUCE, 500", features::map_reduce(&yard, version, 500, soon).await),
                 ("FIXED_RATE in the worker", features::repeated_in_worker(&yard, version).await),
                 ("stop of a MAP", features::stopped_in_pieces(&yard, version).await),
-            ]
+            ];
+            if protocol == Protocol::Http {
+                tried.push(("MAP tracked by the server, 1000", features::tracked_map(&yard, version, 1000).await));
+            }
+            tried
         };
         let (mut light, heavy) = tokio::join!(light, heavy);
         light.extend(heavy);
@@ -179,15 +210,32 @@ async fn compat_every_version_of_powerjob() {
         }
     }
 
-    // One broadcast, tracked by whichever the server chose, reaches all of them once.
-    let everywhere = yard.run(&job("everywhere", "Everywhere", Broadcast, "0", None)).await;
-    let view = yard.ended(everywhere).await;
-    let noted = yard.notes(everywhere);
+    // One broadcast, tracked by whichever the server chose, reaches all of them once that can talk to each other.
+    let is_apart = |version: &&String| protocol == Protocol::Akka && is_plain(version);
+    let (plain, others): (Vec<&String>, Vec<&String>) = versions.iter().partition(is_apart);
+    for together in [plain, others].iter().filter(|group| !group.is_empty()) {
+        let mut everywhere = job(&format!("everywhere-{}", together.len()), "Everywhere", Broadcast, "0", None);
+        let tags = together.iter().map(|version| (*version).clone()).collect();
+        everywhere.workers.labels.insert("tag".to_owned(), LabelRule::In(tags));
+        let everywhere = yard.run(&everywhere).await;
+        let view = yard.ended(everywhere).await;
+        let noted = yard.notes(everywhere);
+        for version in together {
+            let count = noted.iter().filter(|name| name == version).count();
+            let is_right = count == 1 && view.as_ref().is_ok_and(|view| view.state == InstanceState::Succeeded);
+            let why = || format!("it ran {count} times: {}", view.as_ref().map_or_else(String::clone, shown));
+            matrix.note("BROADCAST to all versions", version, is_right.then_some(()).ok_or_else(why));
+        }
+    }
+
+    let mut frozen = Vec::new();
     for version in &versions {
-        let count = noted.iter().filter(|name| *name == version).count();
-        let is_right = count == 1 && view.as_ref().is_ok_and(|view| view.state == InstanceState::Succeeded);
-        let why = || format!("it ran {count} times: {}", view.as_ref().map_or_else(String::clone, shown));
-        matrix.note("BROADCAST to all versions", version, is_right.then_some(()).ok_or_else(why));
+        let id = features::begin_before_the_worker_is_frozen(&yard, version).await;
+        frozen.push((version, id));
+    }
+    features::freeze_all(&mut yard).await;
+    for (version, id) in frozen {
+        matrix.note("worker frozen for 15 s", version, features::thawed(&yard, version, id).await);
     }
 
     let mut running = Vec::new();
@@ -233,5 +281,6 @@ async fn compat_every_version_of_powerjob() {
         }
     }
     matrix.print(&versions);
+    matrix.wrong.extend(yard.complaints());
     assert!(matrix.wrong.is_empty(), "{}", matrix.wrong.join("\n"));
 }
