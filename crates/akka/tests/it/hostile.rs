@@ -12,7 +12,7 @@ use crate::kryo::vectors;
 use crate::peer::{Peer, ToServer, address_of, frame, limits, node, selection, until};
 
 #[tokio::test]
-async fn who_does_not_speak_artery_is_hung_up_on() {
+async fn s1_8_who_does_not_speak_artery_is_hung_up_on() {
     let short = Duration::from_millis(200);
     let (node, _inbox) = node(Limits { first_frame: short, whole_frame: short, ..limits() }).await;
     let worker = Peer::new(7).await;
@@ -124,7 +124,7 @@ async fn a_flood_of_handshakes_is_held_back() {
 
 /// Random and broken streams through the whole reader, with the codec behind it.
 #[tokio::test]
-async fn noise_breaks_nothing() {
+async fn s1_8_noise_breaks_nothing() {
     const STREAMS: usize = 300;
     let quick = Duration::from_millis(50);
     let (node, mut inbox) = node(Limits { first_frame: quick, whole_frame: quick, connect: quick, ..limits() }).await;
