@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use pendula_client::{InstanceFilter, LogRange};
+use pendula_client::LogRange;
+use pendula_e2e::all_instances;
 use pendula_e2e::powerjob::{APP, PATIENCE, Yard, job, job_of, result, shown};
 use pendula_model::InstanceId;
 use pendula_model::api::InstanceView;
@@ -108,30 +109,34 @@ pub async fn fixed_rate(yard: &Yard, worker: &str) -> Tried {
     let mut tick = job(&format!("tick-{worker}"), "Echo", Standalone, "tick", Some(worker));
     tick.trigger = Some(Trigger { fixed_rate: Some(Duration::from_secs(1)), ..Trigger::default() });
     yard.client.job_create(APP, &tick).await.map_err(|error| error.to_string())?;
-    let filter = || InstanceFilter {
-        app: Some(APP.to_owned()),
-        job: Some(tick.name.clone()),
-        limit: Some(100),
-        ..InstanceFilter::default()
-    };
-    let end = std::time::Instant::now() + PATIENCE;
-    let rows = loop {
-        let mut rows = yard.client.instance_list(&filter()).await.map_err(|error| error.to_string())?.items;
-        rows.retain(|row| row.state == InstanceState::Succeeded);
-        if rows.len() >= 6 {
-            break rows;
-        }
-        if std::time::Instant::now() > end {
-            return Err(format!("only {} came to their end", rows.len()));
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    };
+    let has_succeeded = |row: &InstanceView| row.state == InstanceState::Succeeded;
+    ticks(yard, &tick.name, |rows| rows.iter().filter(|row| has_succeeded(row)).count() >= 6).await?;
     yard.client.job_disable(APP, &tick.name).await.map_err(|error| error.to_string())?;
+    let rows = ticks(yard, &tick.name, |rows| rows.iter().all(|row| row.state.is_ended())).await?;
+    if let Some(row) = rows.iter().find(|row| !has_succeeded(row)) {
+        return Err(shown(row));
+    }
     let mut fired: Vec<_> = rows.iter().filter_map(|row| Some(row.fire_time?.as_millis())).collect();
     fired.sort_unstable();
     match fired.windows(2).all(|pair| pair[1] - pair[0] == 1000) {
         true => Ok(()),
         false => Err(format!("it fired at {fired:?}")),
+    }
+}
+
+/// All instances of a job, once they are as wanted.
+async fn ticks(yard: &Yard, job: &str, wanted: impl Fn(&[InstanceView]) -> bool) -> Result<Vec<InstanceView>, String> {
+    let end = std::time::Instant::now() + PATIENCE;
+    loop {
+        let rows = all_instances(&yard.client, APP, job).await;
+        if wanted(&rows) {
+            return Ok(rows);
+        }
+        if std::time::Instant::now() > end {
+            let states: Vec<_> = rows.iter().map(|row| row.state).collect();
+            return Err(format!("of {job} there are {states:?}"));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
