@@ -3,6 +3,9 @@
 //! A message is read in whichever dialect it was written, becomes the JSON that the same worker would have posted, goes
 //! through the routes of the HTTP transport with a mark of its dialect, and the answer goes back in that dialect. So a
 //! worker over Akka is one like all others, on this server or carried to another.
+//!
+//! What is said to a worker is for the process that spoke so, whichever server it spoke to: another one at its address is told
+//! nothing until it has said something itself.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -11,7 +14,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use http::{Request, header};
-use pendula_akka::artery::Address;
+use pendula_akka::artery::{Address, UniqueAddress};
 use pendula_akka::kryo::{Class, Dialect, Message, decode, encode};
 use pendula_akka::transport::{AskError, Associations, Gate as AkkaGate, Inbound, Node, SendError};
 use pendula_model::InstanceId;
@@ -24,7 +27,7 @@ use tower::ServiceExt;
 use crate::dial::CallError;
 use crate::gate::Gate;
 use crate::run::Shared;
-use crate::way;
+use crate::way::Spoken;
 
 /// The actor that workers talk to.
 const SERVER: &str = "server_actor";
@@ -51,7 +54,7 @@ pub(crate) async fn serve(shared: Shared, node: Node, mut inbox: mpsc::Receiver<
 }
 
 async fn answer(shared: &Shared, routes: Router, to: &Associations, inbound: Inbound) {
-    let Inbound { from, peer, actor, reply, payload } = inbound;
+    let Inbound { from, process, peer, actor, reply, payload } = inbound;
     if actor != SERVER {
         return shared.complain(peer, &format!("{from} talks to the actor {actor}, which is not here"));
     }
@@ -70,7 +73,7 @@ async fn answer(shared: &Shared, routes: Router, to: &Associations, inbound: Inb
     if let Err(why) = complete(shared, &message, &from, &mut json).await {
         return shared.complain(peer, &why);
     }
-    let answer = post(routes, path, &json, dialect, peer).await;
+    let answer = post(routes, path, &json, Spoken { dialect, process }, peer).await;
     let Some(reply) = reply else { return };
     // Whoever hears nothing asks again.
     let Some(answer) = answer else { return };
@@ -120,12 +123,12 @@ async fn complete(shared: &Shared, message: &Message, from: &Address, json: &mut
 }
 
 /// What the HTTP transport says to it; nothing when that is nothing.
-async fn post(routes: Router, path: &'static str, json: &Value, dialect: Dialect, peer: IpAddr) -> Option<Value> {
+async fn post(routes: Router, path: &'static str, json: &Value, spoken: Spoken, peer: IpAddr) -> Option<Value> {
     let mut request = Request::post(path)
         .header(header::CONTENT_TYPE, "application/json")
         .body(Body::from(json.to_string()))
         .expect("a path and a header that are constant");
-    way::mark(request.headers_mut(), dialect);
+    spoken.mark(request.headers_mut());
     set_client(request.extensions_mut(), SocketAddr::new(peer, 0));
     let response = routes.oneshot(request).await.unwrap_or_else(|never| match never {});
     if !response.status().is_success() {
@@ -156,34 +159,38 @@ impl AkkaGate for Gate {
     }
 }
 
-/// Tells a worker something.
+/// Tells a worker something: the process that spoke so.
 pub(crate) async fn tell(
     to: Option<&Associations>,
     worker: &Address,
     class: Class,
     message: &impl Serialize,
-    dialect: Dialect,
+    spoken: Spoken,
 ) -> Result<(), CallError> {
-    let to = to.ok_or_else(not_served)?;
-    to.tell(worker, WORKER, payload(class, message, dialect)?).await.map_err(not_told)
+    let (to, worker) = (to.ok_or_else(not_served)?, process(worker, spoken));
+    to.tell(&worker, WORKER, payload(class, message, spoken.dialect)?).await.map_err(not_told)
 }
 
-/// Asks a worker something; the answer as JSON.
+/// Asks a worker something: the process that spoke so. The answer as JSON.
 pub(crate) async fn ask(
     to: Option<&Associations>,
     worker: &Address,
     class: Class,
     message: &impl Serialize,
-    dialect: Dialect,
+    spoken: Spoken,
 ) -> Result<Value, CallError> {
-    let to = to.ok_or_else(not_served)?;
-    let answer =
-        to.ask(worker, WORKER, payload(class, message, dialect)?, PATIENCE).await.map_err(|error| match error {
-            AskError::Send(error) => not_told(error),
-            other => CallError::NoAnswer(other.to_string()),
-        })?;
+    let (to, worker) = (to.ok_or_else(not_served)?, process(worker, spoken));
+    let asked = to.ask(&worker, WORKER, payload(class, message, spoken.dialect)?, PATIENCE).await;
+    let answer = asked.map_err(|error| match error {
+        AskError::Send(error) => not_told(error),
+        other => CallError::NoAnswer(other.to_string()),
+    })?;
     let (answer, _) = decode(&answer).map_err(|error| CallError::NoAnswer(error.to_string()))?;
     Ok(answer.to_json())
+}
+
+fn process(worker: &Address, spoken: Spoken) -> UniqueAddress {
+    UniqueAddress { address: worker.clone(), uid: spoken.process }
 }
 
 fn payload(class: Class, message: &impl Serialize, dialect: Dialect) -> Result<Vec<u8>, CallError> {

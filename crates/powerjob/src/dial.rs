@@ -86,9 +86,9 @@ impl Dialer {
         let about = AboutInstance { instance_id: instance };
         let answer = match way {
             Way::Http(to) => serde_json::from_slice(&self.post(*to, "/worker/queryInstanceStatus", &about).await?),
-            Way::Akka(worker, dialect) => {
+            Way::Akka(worker, spoken) => {
                 let class = Class::ServerQueryInstanceStatusReq;
-                serde_json::from_value(akka::ask(self.akka.as_ref(), worker, class, &about, *dialect).await?)
+                serde_json::from_value(akka::ask(self.akka.as_ref(), worker, class, &about, *spoken).await?)
             }
         };
         let answer: AskResponse = answer.map_err(|error| CallError::NoAnswer(error.to_string()))?;
@@ -102,7 +102,7 @@ impl Dialer {
     async fn tell(&self, way: &Way, path: &str, class: Class, message: &impl Serialize) -> Result<(), CallError> {
         match way {
             Way::Http(to) => self.post(*to, path, message).await.map(drop),
-            Way::Akka(worker, dialect) => akka::tell(self.akka.as_ref(), worker, class, message, *dialect).await,
+            Way::Akka(worker, spoken) => akka::tell(self.akka.as_ref(), worker, class, message, *spoken).await,
         }
     }
 

@@ -25,7 +25,7 @@ use crate::messages::*;
 use crate::run::Shared;
 use crate::session::{self, Identity};
 use crate::translate;
-use crate::way::{Speech, Way};
+use crate::way::{Speech, Spoken, Way};
 use crate::workers::Told;
 
 /// Longest message. Logs come in twenties, each as long as its author liked.
@@ -34,10 +34,10 @@ const BODY: usize = 8 << 20;
 const CARRY: Duration = Duration::from_secs(4);
 
 pub(crate) async fn heartbeat(State(shared): State<Shared>, request: Request) -> Response {
-    let speech = Speech::of(request.headers());
+    let spoken = Spoken::of(request.headers());
     let found = at_owner(&shared, request, |heartbeat: &WorkerHeartbeat| Some(AppId(heartbeat.app_id))).await;
     let Ok(Here { message: mut heartbeat, app, peer }) = found else { return found.err().unwrap_or_default() };
-    if let Err(why) = fits(&shared, speech, &heartbeat) {
+    if let Err(why) = fits(&shared, spoken, &heartbeat) {
         shared.complain(peer, &why);
         return empty();
     }
@@ -53,8 +53,8 @@ pub(crate) async fn heartbeat(State(shared): State<Shared>, request: Request) ->
         }
     };
     // A worker's Akka is where it says that it is itself: see `akka.rs`.
-    let way = match (speech, Address::of_worker(&heartbeat.worker_address)) {
-        (Speech::Akka(dialect), Some(worker)) => Way::Akka(worker, dialect),
+    let way = match (spoken, Address::of_worker(&heartbeat.worker_address)) {
+        (Some(spoken), Some(worker)) => Way::Akka(worker, spoken),
         _ => Way::Http(target),
     };
     heartbeat.way = Some(way.clone());
@@ -77,11 +77,11 @@ pub(crate) async fn heartbeat(State(shared): State<Shared>, request: Request) ->
 }
 
 /// Whether a worker can be served that speaks so.
-fn fits(shared: &Shared, speech: Speech, heartbeat: &WorkerHeartbeat) -> Result<(), String> {
-    match speech {
-        Speech::Http => speaks_http(heartbeat.protocol.as_deref()),
-        Speech::Akka(_) if shared.akka_advertised.is_some() => Ok(()),
-        Speech::Akka(_) => Err("a worker speaks Akka to another server, and this one has no port for it: set \
+fn fits(shared: &Shared, spoken: Option<Spoken>, heartbeat: &WorkerHeartbeat) -> Result<(), String> {
+    match spoken {
+        None => speaks_http(heartbeat.protocol.as_deref()),
+        Some(_) if shared.akka_advertised.is_some() => Ok(()),
+        Some(_) => Err("a worker speaks Akka to another server, and this one has no port for it: set \
                                 `powerjob.akka.listen` on all servers"
             .to_owned()),
     }

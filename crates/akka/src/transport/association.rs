@@ -45,6 +45,9 @@ pub enum SendError {
     /// It is longer than a frame may be. Nothing of it left.
     #[error("it is longer than a frame may be")]
     TooLong,
+    /// It was for a process that is not there any more. Nothing of it left.
+    #[error("it was started anew, and what is there now has said nothing yet")]
+    Replaced,
 }
 
 /// What the two ends of an association share: those who have something to say, and the task that says it.
@@ -66,6 +69,10 @@ struct State {
     ip: Option<IpAddr>,
     /// Grows when the connection is of no use any more.
     era: u64,
+    /// We asked over the connection who is there.
+    asked: bool,
+    /// Who answered: the connection leads to that process, for as long as there is one.
+    met: Option<u64>,
     /// We say who we are, even if nothing else is to be said.
     greet: bool,
     /// The worker asked who we are.
@@ -84,6 +91,8 @@ struct State {
 /// A message on its way.
 pub(super) struct Waiting {
     what: Outgoing,
+    /// The one that it is for; none when it is for whoever is there.
+    process: Option<u64>,
     /// Dropped by who does not wait any more; then it is not sent.
     done: oneshot::Sender<Result<(), SendError>>,
 }
@@ -124,17 +133,19 @@ pub(super) enum Greeted {
 }
 
 impl Association {
-    pub(super) fn new(worker: Address, us: Address, limits: Limits) -> Arc<Self> {
+    pub(super) fn new(worker: Address, us: UniqueAddress, limits: Limits) -> Arc<Self> {
         Arc::new(Association {
             worker,
             limits,
             state: Mutex::new(State {
-                us: fresh(us),
+                us,
                 peer: None,
                 gone: VecDeque::new(),
                 processes: 0,
                 ip: None,
                 era: 0,
+                asked: false,
+                met: None,
                 greet: false,
                 answer: false,
                 acks: VecDeque::new(),
@@ -164,14 +175,19 @@ impl Association {
         if let Some(us) = us.filter(|us| **us != state.us.address) {
             // Under another address we are somebody else, with another number.
             state.us = fresh(us.clone());
-            state.era += 1;
+            state.begin_anew();
         }
+        // Nothing in an answer says which question it is of. Its process says nothing more once our connection to it has
+        // ended, or what it said is read within milliseconds, and the next one takes longer to be there.
+        let answers = us.is_none() && state.asked && state.met.is_none();
         let greeted = match state.peer.replace(uid) {
             Some(same) if same == uid => Greeted::Known,
             None => Greeted::First,
             Some(before) => {
-                // The connection leads to a process that is gone, even if nothing says so yet.
-                state.era += 1;
+                // The connection leads to a process that is gone, even if nothing says so yet; or it is how we know.
+                if !answers {
+                    state.begin_anew();
+                }
                 if state.gone.len() == GONE {
                     state.gone.pop_front();
                 }
@@ -179,6 +195,9 @@ impl Association {
                 Greeted::Restarted
             }
         };
+        if answers {
+            state.met = Some(uid);
+        }
         state.processes += u64::from(greeted != Greeted::Known);
         state.answer |= us.is_some();
         drop(state);
@@ -196,7 +215,7 @@ impl Association {
         let address = state.us.address.clone();
         state.us = fresh(address);
         state.renewed = Some(Instant::now());
-        state.era += 1;
+        state.begin_anew();
         state.greet = true;
         drop(state);
         self.work.notify_one();
@@ -226,8 +245,12 @@ impl Association {
         self.state().is_connected
     }
 
-    /// Queues a message; the receiver hears what became of it.
-    pub(super) fn send(&self, what: Outgoing) -> Result<oneshot::Receiver<Result<(), SendError>>, SendError> {
+    /// Queues a message, for that process and no other if there is one; the receiver hears what became of it.
+    pub(super) fn send(
+        &self,
+        what: Outgoing,
+        process: Option<u64>,
+    ) -> Result<oneshot::Receiver<Result<(), SendError>>, SendError> {
         let (done, heard) = oneshot::channel();
         let size = what.payload().len();
         // Room for the head, whose literals are addresses.
@@ -241,9 +264,16 @@ impl Association {
         if state.queue.len() >= self.limits.queue || state.queued + size > self.limits.queue_bytes {
             return Err(SendError::Full);
         }
+        if process.is_some_and(|process| state.gone.contains(&process)) {
+            return Err(SendError::Replaced);
+        }
+        // Somebody else heard of a process that we do not know: whom we are connected to may be gone.
+        if process.is_some() && state.met.is_some() && state.met != process {
+            state.begin_anew();
+        }
         state.queued += size;
         state.used = Instant::now();
-        state.queue.push_back(Waiting { what, done });
+        state.queue.push_back(Waiting { what, process, done });
         drop(state);
         self.work.notify_one();
         Ok(heard)
@@ -276,16 +306,19 @@ impl Association {
     /// Until there is something to say; false when there will be nothing. A connection that ends meanwhile is dropped.
     async fn wait(&self, connection: &mut Option<Connection>) -> bool {
         loop {
-            let idle = {
+            let wake = {
                 let mut state = self.state();
                 if connection.as_ref().is_some_and(|connection| connection.era != state.era) {
                     *connection = None;
                     state.is_connected = false;
                 }
-                if state.has_work() {
+                if state.has_work(connection.is_some()) {
                     return true;
                 }
-                state.used + self.limits.idle
+                match connection {
+                    Some(open) if !state.queue.is_empty() => open.ask_again().min(open.since + self.limits.introduce),
+                    _ => state.used + self.limits.idle,
+                }
             };
             let ended = async {
                 match connection {
@@ -299,10 +332,20 @@ impl Association {
                     *connection = None;
                     self.state().is_connected = false;
                 }
-                () = tokio::time::sleep_until(idle) => {
-                    let state = self.state();
-                    if state.used.elapsed() >= self.limits.idle && !state.has_work() {
-                        return false;
+                () = tokio::time::sleep_until(wake) => {
+                    let mut state = self.state();
+                    let has_waited = connection.as_ref().is_some_and(|open| open.since.elapsed() >= self.limits.introduce);
+                    if state.queue.is_empty() {
+                        if state.used.elapsed() >= self.limits.idle && !state.has_work(connection.is_some()) {
+                            return false;
+                        }
+                    } else if !has_waited {
+                        // Answers get lost where the worker connects to us again.
+                        state.greet = true;
+                    } else {
+                        (*connection, state.is_connected) = (None, false);
+                        drop(state);
+                        self.fail(&SendError::NotSent("it does not say who it is".to_owned()));
                     }
                 }
             }
@@ -325,8 +368,16 @@ impl Association {
 }
 
 impl State {
-    fn has_work(&self) -> bool {
-        self.greet || self.answer || !self.acks.is_empty() || !self.queue.is_empty()
+    /// Whether there is something to say now. What is for one process waits until it is known who is there.
+    fn has_work(&self, is_connected: bool) -> bool {
+        let is_ready = |next: &Waiting| !is_connected || next.process.is_none() || self.met.is_some();
+        self.greet || self.answer || !self.acks.is_empty() || self.queue.front().is_some_and(is_ready)
+    }
+
+    /// The connection is of no use any more.
+    fn begin_anew(&mut self) {
+        self.era += 1;
+        (self.asked, self.met) = (false, None);
     }
 }
 
@@ -334,7 +385,7 @@ pub(super) fn closed() -> SendError {
     SendError::NotSent("the connection was closed here".to_owned())
 }
 
-fn fresh(address: Address) -> UniqueAddress {
+pub(super) fn fresh(address: Address) -> UniqueAddress {
     UniqueAddress { address, uid: rand::random_range(1..=u64::MAX) }
 }
 
@@ -343,6 +394,7 @@ struct Connection {
     write: OwnedWriteHalf,
     read: OwnedReadHalf,
     era: u64,
+    since: Instant,
     /// When we last said who we are.
     greeted: Option<Instant>,
 }
@@ -352,6 +404,11 @@ impl Connection {
     async fn ended(&mut self) {
         let mut nothing = [0; 256];
         while matches!(self.read.read(&mut nothing).await, Ok(1..)) {}
+    }
+
+    /// When who does not answer is greeted again.
+    fn ask_again(&self) -> Instant {
+        self.greeted.unwrap_or(self.since) + HANDSHAKE_AGAIN
     }
 }
 
@@ -441,6 +498,7 @@ impl Dialler<'_> {
         let is_due = open.greeted.is_none_or(|at| at.elapsed() >= HANDSHAKE_AGAIN);
         if is_due || std::mem::take(&mut state.greet) {
             state.greet = false;
+            state.asked = true;
             batch.greets = true;
             batch.bytes.extend(outgoing::handshake(&us, worker));
         }
@@ -451,10 +509,17 @@ impl Dialler<'_> {
             batch.bytes.extend(outgoing::terminating_ack(&us, &recipient));
         }
         while batch.waiting.len() < BATCH && batch.bytes.len() < limits.frame {
-            let Some(Waiting { what, done }) = state.queue.pop_front() else { break };
+            if state.met.is_none() && state.queue.front().is_some_and(|next| next.process.is_some()) {
+                break;
+            }
+            let Some(Waiting { what, process, done }) = state.queue.pop_front() else { break };
             state.queued -= what.payload().len();
             // Who asked may have gone.
             if done.is_closed() {
+                continue;
+            }
+            if process.is_some() && process != state.met {
+                let _ = done.send(Err(SendError::Replaced));
                 continue;
             }
             match what.frame(&us, worker) {
@@ -504,7 +569,9 @@ impl Dialler<'_> {
             Ok(stream) => {
                 self.counters.add_dialled();
                 let (read, write) = stream.into_split();
-                Ok(Connection { write, read, era, greeted: None })
+                let mut state = self.association.state();
+                (state.asked, state.met) = (false, None);
+                Ok(Connection { write, read, era, since: Instant::now(), greeted: None })
             }
             Err(why) => {
                 let pause = failed.map_or(limits.backoff, |failure| (failure.pause * 2).min(limits.backoff_max));

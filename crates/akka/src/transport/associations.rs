@@ -11,12 +11,13 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::association::{Association, Greeted, Outgoing, SendError, closed};
+use super::association::{Association, Greeted, Outgoing, SendError, closed, fresh};
 use super::counters::Counters;
 use super::gate::Gate;
 use super::inbound::{Payload, ReplyTo};
 use super::limits::Limits;
 use super::room::Room;
+use crate::artery::address::WORKER_SYSTEM;
 use crate::artery::{Address, UniqueAddress};
 
 /// Why a question has no answer.
@@ -36,6 +37,25 @@ pub enum AskError {
     TooMany,
 }
 
+/// Who is to hear something: whoever is at an address, or one process there and no other.
+#[derive(Clone, Copy, Debug)]
+pub struct Hearer<'a> {
+    worker: &'a Address,
+    process: Option<u64>,
+}
+
+impl<'a> From<&'a Address> for Hearer<'a> {
+    fn from(worker: &'a Address) -> Self {
+        Hearer { worker, process: None }
+    }
+}
+
+impl<'a> From<&'a UniqueAddress> for Hearer<'a> {
+    fn from(worker: &'a UniqueAddress) -> Self {
+        Hearer { worker: &worker.address, process: Some(worker.uid) }
+    }
+}
+
 /// The way to workers. Cheap to clone; of no use any more once its node is closed.
 #[derive(Clone)]
 pub struct Associations {
@@ -43,7 +63,7 @@ pub struct Associations {
 }
 
 struct Shared {
-    advertised: Address,
+    advertised: UniqueAddress,
     limits: Limits,
     gate: Arc<dyn Gate>,
     room: Arc<Room>,
@@ -63,6 +83,7 @@ struct Table {
 
 struct Asked {
     worker: Address,
+    process: Option<u64>,
     answer: oneshot::Sender<Payload>,
 }
 
@@ -76,7 +97,7 @@ impl Associations {
         stop: CancellationToken,
     ) -> Self {
         let shared = Shared {
-            advertised,
+            advertised: fresh(advertised),
             limits,
             gate,
             room,
@@ -91,13 +112,19 @@ impl Associations {
 
     /// Tells `worker`'s actor of that name something, and returns once it is written to the worker's socket.
     ///
-    /// It dials if it has to. Dropping the future takes the message back if it was not written yet.
+    /// It dials if it has to. What is for one process is written only to a connection over which that process said who it
+    /// is. Dropping the future takes the message back if it was not written yet.
     ///
     /// # Errors
     /// It was not, or may not have been.
-    pub async fn tell(&self, worker: &Address, actor: &str, payload: impl Into<Bytes>) -> Result<(), SendError> {
+    pub async fn tell(
+        &self,
+        worker: impl Into<Hearer<'_>>,
+        actor: &str,
+        payload: impl Into<Bytes>,
+    ) -> Result<(), SendError> {
         let what = Outgoing::Message { actor: actor.to_owned(), answer_to: None, payload: payload.into() };
-        self.send(worker, what).await
+        self.send(worker.into(), what).await
     }
 
     /// Asks it something and waits for the answer.
@@ -106,11 +133,12 @@ impl Associations {
     /// There is none, for whichever reason; only [`SendError::NotSent`] and its like say that the worker did not hear it.
     pub async fn ask(
         &self,
-        worker: &Address,
+        worker: impl Into<Hearer<'_>>,
         actor: &str,
         payload: impl Into<Bytes>,
         within: Duration,
     ) -> Result<Payload, AskError> {
+        let hearer = worker.into();
         let deadline = Instant::now() + within;
         let name = format!("{:032x}", rand::random::<u128>());
         let (answer, answered) = oneshot::channel();
@@ -119,12 +147,12 @@ impl Associations {
             if asks.len() >= self.shared.limits.asks {
                 return Err(AskError::TooMany);
             }
-            asks.insert(name.clone(), Asked { worker: worker.clone(), answer });
+            asks.insert(name.clone(), Asked { worker: hearer.worker.clone(), process: hearer.process, answer });
         }
         let _forget = Forget { shared: &self.shared, name: &name };
         let answer_to = Some(name.clone());
         let what = Outgoing::Message { actor: actor.to_owned(), answer_to, payload: payload.into() };
-        match timeout_at(deadline, self.send(worker, what)).await {
+        match timeout_at(deadline, self.send(hearer, what)).await {
             Ok(sent) => sent?,
             Err(_) => return Err(AskError::NoAnswer(within)),
         }
@@ -135,13 +163,13 @@ impl Associations {
         }
     }
 
-    /// Answers a question.
+    /// Answers a question of a process that is there.
     ///
     /// # Errors
     /// The answer did not go out, or may not have.
     pub async fn reply(&self, to: &ReplyTo, payload: impl Into<Bytes>) -> Result<(), SendError> {
         let what = Outgoing::Answer { recipient: to.recipient.clone(), payload: payload.into() };
-        self.send(&to.worker, what).await
+        self.send(Hearer::from(&to.worker), what).await
     }
 
     /// Whether there is a connection of ours to the worker now. That it is there does not say that the worker is.
@@ -169,13 +197,13 @@ impl Associations {
         &self.shared.counters
     }
 
-    async fn send(&self, worker: &Address, what: Outgoing) -> Result<(), SendError> {
+    async fn send(&self, Hearer { worker, process }: Hearer<'_>, what: Outgoing) -> Result<(), SendError> {
         let association = {
             let mut table = lock(&self.shared.table);
-            let us = &self.shared.advertised;
+            let us = &self.shared.advertised.address;
             self.association(&mut table, worker, us).ok_or(SendError::Full)?
         };
-        let sent = association.send(what)?;
+        let sent = association.send(what, process)?;
         sent.await.unwrap_or_else(|_| Err(closed()))
     }
 
@@ -187,7 +215,11 @@ impl Associations {
         if table.workers.len() >= self.shared.limits.associations || self.shared.stop.is_cancelled() {
             return None;
         }
-        let association = Association::new(worker.clone(), us.clone(), self.shared.limits);
+        // A worker has one number towards all, by which servers tell each other of it.
+        let advertised = &self.shared.advertised;
+        let is_worker = advertised.address.system() == WORKER_SYSTEM && advertised.address == *us;
+        let us = if is_worker { advertised.clone() } else { fresh(us.clone()) };
+        let association = Association::new(worker.clone(), us, self.shared.limits);
         table.workers.insert(worker.clone(), association.clone());
         let (this, running) = (self.clone(), association.clone());
         self.shared.tasks.spawn(async move {
@@ -252,7 +284,7 @@ impl Associations {
         drop(table);
         if greeted == Greeted::Restarted {
             // Whom they asked is gone.
-            lock(&self.shared.asks).retain(|_, asked| asked.worker != *worker);
+            lock(&self.shared.asks).retain(|_, asked| asked.worker != *worker || asked.process == Some(uid));
         }
         greeted != Greeted::Stale
     }

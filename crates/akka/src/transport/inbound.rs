@@ -5,13 +5,15 @@ use std::net::IpAddr;
 use std::ops::Deref;
 
 use super::room::Held;
-use crate::artery::Address;
+use crate::artery::{Address, UniqueAddress};
 
 /// A message from a worker.
 #[derive(Debug)]
 pub struct Inbound {
     /// Who says it is from; where it is dialled.
     pub from: Address,
+    /// The number of its process, as with [`UniqueAddress`]. How it speaks is known of this one and of no other.
+    pub process: u64,
     /// Where the connection came from.
     pub peer: IpAddr,
     /// The name of the actor that it is for, below `/user/`.
@@ -25,14 +27,14 @@ pub struct Inbound {
 /// Where an answer goes.
 #[derive(Clone, Debug)]
 pub struct ReplyTo {
-    pub(super) worker: Address,
+    pub(super) worker: UniqueAddress,
     pub(super) recipient: String,
 }
 
 impl ReplyTo {
     /// Who asked.
     pub fn worker(&self) -> &Address {
-        &self.worker
+        &self.worker.address
     }
 }
 

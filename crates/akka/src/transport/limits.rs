@@ -31,6 +31,8 @@ pub struct Limits {
     pub whole_frame: Duration,
     /// For a connection to a worker. Default 3 s.
     pub connect: Duration,
+    /// For a worker to answer who it is, where something is for one process of it. Default 5 s.
+    pub introduce: Duration,
     /// For a worker to take what we write. Default 10 s.
     pub write: Duration,
     /// Before a worker that could not be reached is dialled again; doubles up to [`Limits::backoff_max`]. Default 1 s.
@@ -57,6 +59,7 @@ impl Default for Limits {
             first_frame: Duration::from_secs(20),
             whole_frame: Duration::from_secs(30),
             connect: Duration::from_secs(3),
+            introduce: Duration::from_secs(5),
             write: Duration::from_secs(10),
             backoff: Duration::from_secs(1),
             backoff_max: Duration::from_secs(5),
@@ -87,7 +90,8 @@ impl Limits {
     pub fn check(&self) -> Result<(), LimitsError> {
         let counts =
             [self.connections, self.connections_per_peer, self.inbox, self.associations, self.queue, self.asks];
-        let times = [self.first_frame, self.whole_frame, self.connect, self.write, self.backoff, self.idle];
+        let times =
+            [self.first_frame, self.whole_frame, self.connect, self.introduce, self.write, self.backoff, self.idle];
         if counts.contains(&0) || times.contains(&Duration::ZERO) {
             return Err(LimitsError::Zero);
         }

@@ -34,7 +34,7 @@ const PROBES: u32 = 3;
 pub struct Options {
     /// Who we are to workers that have not dialled us: `oms-server` at the address that discovery gives out.
     /// Towards all others we are at the address that they dialled. Its system is the one that handshakes must be for; with
-    /// that of workers, a node is one.
+    /// that of workers, a node is one, and has one number towards all servers.
     pub advertised: Address,
     /// How much may be kept, and for how long.
     pub limits: Limits,
@@ -211,9 +211,11 @@ impl Entrance {
                     return Ok(());
                 };
                 let recipient = envelope.sender.to_owned();
-                let reply = (!recipient.is_empty()).then(|| ReplyTo { worker: from.clone(), recipient });
+                let worker = UniqueAddress { address: from.clone(), uid: envelope.uid };
+                let reply = (!recipient.is_empty()).then_some(ReplyTo { worker, recipient });
                 let payload = Payload::new(payload, frame.held);
-                let inbound = Inbound { from, peer: visitor.peer, actor: actor.to_owned(), reply, payload };
+                let (process, peer, actor) = (envelope.uid, visitor.peer, actor.to_owned());
+                let inbound = Inbound { from, process, peer, actor, reply, payload };
                 // When nobody takes it, the node is closing.
                 let _ = self.inbox.send(inbound).await;
             }

@@ -18,7 +18,7 @@ mod listener;
 mod room;
 
 pub use association::SendError;
-pub use associations::{AskError, Associations};
+pub use associations::{AskError, Associations, Hearer};
 pub use counters::{Counters, Refused};
 pub use gate::Gate;
 pub use inbound::{Inbound, Payload, ReplyTo};

@@ -108,6 +108,11 @@ impl Peer {
         frame(self.me.uid, 17, "", "", "d", &payload)
     }
 
+    /// The answer to a greeting, for the control stream.
+    pub(crate) fn introduction(&self) -> Vec<u8> {
+        self.control("e", "", &[&self.me])
+    }
+
     /// A tell to the server's actor, or an ask by `sender`.
     pub(crate) fn message(&self, us: &Address, sender: &str, kryo: &[u8]) -> Vec<u8> {
         frame(self.me.uid, 6, sender, &format!("{us}/"), "", &selection("server_actor", kryo))
@@ -124,10 +129,11 @@ impl Peer {
     /// Connects and shakes hands on both streams, and returns all three connections.
     pub(crate) async fn join(&self, node: &Node) -> (ToServer, ToServer, FromServer) {
         let us = address_of(node);
-        let control = self.dial(node, 1, &us).await;
+        let mut control = self.dial(node, 1, &us).await;
         let ordinary = self.dial(node, 2, &us).await;
         let mut back = self.accept().await;
         back.greets(&self.me.address, &us).await;
+        control.send(&self.introduction()).await;
         (control, ordinary, back)
     }
 }

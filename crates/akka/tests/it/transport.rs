@@ -144,7 +144,7 @@ async fn the_server_may_begin() {
     ordinary.send(&worker.message(&advertised, "", b"second")).await;
     // It answers the greeting on its other connection: from then on it is known.
     let mut control = ToServer::dial(&node, 1).await;
-    control.send(&worker.control("e", "", &[&worker.me])).await;
+    control.send(&worker.introduction()).await;
     until("it was read", node.associations(), |to| to.counters().received() == 4).await;
     ordinary.send(&worker.message(&advertised, "", b"third")).await;
     for said in ["first", "second", "third"] {
@@ -182,7 +182,7 @@ async fn what_comes_too_early_waits() {
     control.send(&frame(9, 17, "", "", "e", b"")).await;
     control.send(&Peer::new(9).await.control("e", "", &[])).await;
     let stranger = Peer::new(10).await;
-    control.send(&stranger.control("e", "", &[&stranger.me])).await;
+    control.send(&stranger.introduction()).await;
     until("it is refused", to, |to| to.counters().refused(Refused::Handshake) == 1).await;
 }
 
@@ -218,6 +218,94 @@ async fn a_worker_that_was_started_anew_is_dialled_anew() {
     assert_eq!(back.message().await.unwrap().payload, selection("worker", b"run"));
     control.send(&new.handshake(&us)).await;
     assert!(matches!(back.control().await, Control::HandshakeReq { .. } | Control::HandshakeRsp(_)));
+}
+
+/// What is there now may read a message otherwise than who it is for: it hears nothing.
+#[tokio::test]
+async fn what_is_for_one_process_is_not_said_to_the_next() {
+    let (node, _inbox) = node(limits()).await;
+    let us = address_of(&node);
+    let to = node.associations().clone();
+    let old = Peer::new(7).await;
+    let before = old.me.clone();
+    let (control, ordinary, mut back) = old.join(&node).await;
+    to.tell(&before, "worker", &b"run"[..]).await.unwrap();
+    assert_eq!(back.message().await.unwrap().payload, selection("worker", b"run"));
+    drop((control, ordinary, back));
+    until("the end is seen", &to, |to| !to.is_connected(&before.address)).await;
+
+    // It listens, and did not say yet that it is there.
+    let new = old.restarted(8);
+    let told = tokio::spawn({
+        let (to, before) = (to.clone(), before.clone());
+        async move { to.tell(&before, "worker", &b"stop"[..]).await }
+    });
+    let mut back = new.accept().await;
+    assert!(matches!(back.control().await, Control::HandshakeReq { from, .. } if from.address == us));
+    let mut control = ToServer::dial(&node, 1).await;
+    control.send(&new.introduction()).await;
+    assert_eq!(told.await.unwrap(), Err(SendError::Replaced));
+    // From now on that is known.
+    assert_eq!(to.tell(&before, "worker", &b"stop"[..]).await, Err(SendError::Replaced));
+    let asked = to.ask(&before, "worker", &b"?"[..], WITHIN).await;
+    assert_eq!(asked.unwrap_err(), AskError::Send(SendError::Replaced));
+    to.tell(&new.me, "worker", &b"first"[..]).await.unwrap();
+    assert_eq!(back.message().await.unwrap().payload, selection("worker", b"first"));
+}
+
+/// A worker talks to one server, and another one that calls it hears from that one what it said.
+#[tokio::test]
+async fn a_process_that_others_heard_of_is_looked_for() {
+    let (node, _inbox) = node(limits()).await;
+    let to = node.associations().clone();
+    let old = Peer::new(7).await;
+    // Its machine froze: nothing says that it is gone.
+    let (_control, _ordinary, mut old_back) = old.join(&node).await;
+    to.tell(&old.me, "worker", &b"run"[..]).await.unwrap();
+    assert_eq!(old_back.message().await.unwrap().payload, selection("worker", b"run"));
+
+    let new = old.restarted(8);
+    let (me, asked) = (new.me.clone(), to.clone());
+    let asked = tokio::spawn(async move { asked.ask(&me, "worker", &b"question"[..], SOON).await });
+    let mut back = new.accept().await;
+    assert!(matches!(back.control().await, Control::HandshakeReq { .. }));
+    let mut control = ToServer::dial(&node, 1).await;
+    control.send(&new.introduction()).await;
+    let question = back.message().await.unwrap();
+    assert_eq!(question.payload, selection("worker", b"question"));
+    control.send(&frame(8, 277_777, "", &question.sender, "", b"answer")).await;
+    assert_eq!(*asked.await.unwrap().unwrap(), *b"answer");
+    assert_eq!(old_back.message().await, None);
+}
+
+#[tokio::test]
+async fn who_does_not_say_who_it_is_is_greeted_again_and_told_nothing() {
+    let (node, _inbox) = node(limits()).await;
+    let to = node.associations().clone();
+    let worker = Peer::new(7).await;
+    let told = tokio::spawn({
+        let (to, me) = (to.clone(), worker.me.clone());
+        async move { to.tell(&me, "worker", &b"run"[..]).await }
+    });
+    let mut back = worker.accept().await;
+    for _ in 0..2 {
+        assert!(matches!(back.control().await, Control::HandshakeReq { .. }));
+    }
+    let mut control = ToServer::dial(&node, 1).await;
+    control.send(&worker.introduction()).await;
+    assert_eq!(back.message().await.unwrap().payload, selection("worker", b"run"));
+    assert_eq!(told.await.unwrap(), Ok(()));
+    drop((control, back));
+
+    let (hasty, _inbox) = self::node(Limits { introduce: Duration::from_millis(100), ..limits() }).await;
+    let told = hasty.associations().tell(&worker.me, "worker", &b"run"[..]);
+    let seen = async {
+        let mut back = worker.accept().await;
+        assert!(matches!(back.control().await, Control::HandshakeReq { .. }));
+        assert_eq!(back.message().await, None);
+    };
+    let (told, ()) = tokio::join!(told, seen);
+    assert_eq!(told, Err(SendError::NotSent("it does not say who it is".to_owned())));
 }
 
 /// It was stopped in order, and its port answers no more; then it comes back.

@@ -1,187 +1,19 @@
 //! Workers over Akka are workers like all others.
 
-use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use pendula_akka::artery::Address;
-use pendula_akka::kryo::{Class, Dialect, Message, decode, encode};
-use pendula_akka::transport::{Associations, Gate, Limits, Node, Options};
+use pendula_akka::kryo::{Class, Dialect, Message, encode};
 use pendula_model::instance::InstanceState;
 use pendula_model::job::JobSpec;
 use pendula_model::powerjob::PowerJobExecuteType::{MapReduce, Standalone};
 use pendula_model::worker::LabelRule;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use crate::fake::FakeWorker;
-use crate::world::{HURRY, PATIENCE, World, job, soon, until};
-
-/// A worker over Akka, in either dialect.
-struct AkkaWorker {
-    node: Option<Node>,
-    me: Address,
-    server: Address,
-    app: i64,
-    dialect: Dialect,
-    trackers: Arc<Mutex<HashSet<i64>>>,
-    received: tokio::sync::Mutex<mpsc::UnboundedReceiver<Message>>,
-    tasks: Vec<JoinHandle<()>>,
-}
-
-struct Anybody;
-
-#[async_trait::async_trait]
-impl Gate for Anybody {
-    fn admits(&self, _: IpAddr) -> bool {
-        true
-    }
-
-    async fn target(&self, to: &Address, _: Option<IpAddr>) -> Result<SocketAddr, String> {
-        Ok(to.host_and_port().parse().expect("an address of this machine"))
-    }
-}
-
-impl Drop for AkkaWorker {
-    fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
-    }
-}
-
-impl AkkaWorker {
-    async fn start(world: &World, dialect: Dialect) -> AkkaWorker {
-        let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        AkkaWorker::start_at(world, port, dialect).await
-    }
-
-    /// Finds its server as a real one does.
-    async fn start_at(world: &World, port: TcpListener, dialect: Dialect) -> AkkaWorker {
-        let answer = acquire(world, "akka").await;
-        let (host, number) = answer["data"].as_str().and_then(|at| at.split_once(':')).expect("an address");
-        let server = Address::new("oms-server", host, number.parse().expect("a port")).expect("an address");
-        let me = port.local_addr().expect("it is bound");
-        let me = Address::new("oms", "127.0.0.1", me.port()).expect("an address");
-        let options = Options { advertised: me.clone(), limits: Limits::default() };
-        let (node, mut told) = Node::start(port, options, Arc::new(Anybody)).expect("it starts");
-        let (sender, received) = mpsc::unbounded_channel();
-        let trackers: Arc<Mutex<HashSet<i64>>> = Arc::default();
-        let (to, known) = (node.associations().clone(), trackers.clone());
-        let serving = tokio::spawn(async move {
-            while let Some(inbound) = told.recv().await {
-                let (message, spoken) = decode(&inbound.payload).expect("the server can be read");
-                assert_eq!(spoken, dialect);
-                let instance = message.get("instanceId").as_long().expect("about an instance");
-                match message.class() {
-                    Class::ServerQueryInstanceStatusReq => {
-                        let answer = match known.lock().expect("no panic").contains(&instance) {
-                            true => json!({ "success": true, "data": "eyJzdGF0dXMiOjN9" }),
-                            false => json!({ "success": false, "message": "can't find TaskTracker" }),
-                        };
-                        let answer = encode(&Message::from_json(Class::AskResponse, &answer).expect("fits"), dialect);
-                        to.reply(&inbound.reply.expect("a question"), answer).await.expect("it is answered");
-                        continue;
-                    }
-                    Class::ServerScheduleJobReq => drop(known.lock().expect("no panic").insert(instance)),
-                    Class::ServerStopInstanceReq => drop(known.lock().expect("no panic").remove(&instance)),
-                    other => panic!("the server sent a {other:?}"),
-                }
-                let _ = sender.send(message);
-            }
-        });
-        let (app, received) = (world.app.0, tokio::sync::Mutex::new(received));
-        AkkaWorker { node: Some(node), me, server, app, dialect, trackers, received, tasks: vec![serving] }
-    }
-
-    fn to(&self) -> &Associations {
-        self.node.as_ref().expect("it lives").associations()
-    }
-
-    /// As if it were killed; its port is free then.
-    async fn close(mut self) {
-        self.tasks.drain(..).for_each(|task| task.abort());
-        self.node.take().expect("it lives").close().await;
-    }
-
-    async fn say(&self, class: Class, json: &Value) {
-        let payload = encode(&Message::from_json(class, json).expect("it fits"), self.dialect);
-        // While the server is away nobody hears.
-        let _ = self.to().tell(&self.server, "server_actor", payload).await;
-    }
-
-    fn heartbeat_message(&self, tag: Option<&str>) -> Value {
-        json!({
-            "workerAddress": self.me.host_and_port(), "appName": "demo", "appId": self.app, "heartbeatTime": 1,
-            "containerInfos": [], "version": "UNKNOWN", "protocol": "AKKA", "tag": tag, "client": "Atlantis",
-            "lightTaskTrackerNum": self.trackers.lock().expect("no panic").len(),
-            "systemMetrics": { "cpuProcessors": 4, "cpuLoad": 0.5, "jvmMaxMemory": 2.0, "diskTotal": 96.7, "score": 6 },
-        })
-    }
-
-    /// Heartbeats from now on.
-    fn beat(&mut self, tag: Option<&'static str>) {
-        let (to, server, dialect) = (self.to().clone(), self.server.clone(), self.dialect);
-        let (mut message, trackers) = (self.heartbeat_message(tag), self.trackers.clone());
-        self.tasks.push(tokio::spawn(async move {
-            loop {
-                message["lightTaskTrackerNum"] = trackers.lock().expect("no panic").len().into();
-                let heartbeat = Message::from_json(Class::WorkerHeartbeat, &message).expect("it fits");
-                let _ = to.tell(&server, "server_actor", encode(&heartbeat, dialect)).await;
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }));
-    }
-
-    async fn received(&self, class: Class) -> Value {
-        let mut received = self.received.lock().await;
-        soon("a message", async {
-            loop {
-                let message = received.recv().await.expect("the worker lives");
-                if message.class() == class {
-                    return message.to_json();
-                }
-            }
-        })
-        .await
-    }
-
-    /// A report; a final one is asked, and repeated until it is taken.
-    async fn report(&self, instance: i64, status: i64, result: &str) {
-        let json = json!({
-            "jobId": 1, "instanceId": instance, "instanceStatus": status, "result": result, "totalTaskNum": 1,
-            "startTime": 1000, "reportTime": 1010, "sourceAddress": self.me.host_and_port(),
-        });
-        let class = Class::TaskTrackerReportInstanceStatusReq;
-        if status == 3 {
-            return self.say(class, &json).await;
-        }
-        let payload = encode(&Message::from_json(class, &json).expect("it fits"), self.dialect);
-        let taken = async {
-            loop {
-                let to = self.to();
-                let answer = to.ask(&self.server, "server_actor", payload.clone(), Duration::from_secs(5)).await;
-                let Ok(answer) = answer else { continue };
-                let (answer, spoken) = decode(&answer).expect("the server can be read");
-                assert_eq!(spoken, self.dialect, "an answer is in the dialect of its question");
-                if answer.to_json()["success"] == true {
-                    self.trackers.lock().expect("no panic").remove(&instance);
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        soon("the report is taken", taken).await;
-    }
-}
-
-async fn acquire(world: &World, protocol: &str) -> Value {
-    let path = format!("/server/acquire?appId={}&protocol={protocol}", world.app.0);
-    let url = format!("http://{}{path}", world.gateway.local_addr);
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-    client.get(url).send().await.expect("the gateway answers").json().await.expect("JSON")
-}
+use crate::fake_akka::{AkkaWorker, acquire};
+use crate::world::{HURRY, PATIENCE, World, job, until};
 
 async fn world() -> World {
     World::with(&["powerjob.allow=demo=127.0.0.0/8", "powerjob.akka.listen=127.0.0.1:0"], HURRY).await
@@ -297,6 +129,35 @@ async fn s5_2_a_worker_may_speak_something_else_after_its_next_start() {
     worker.say(Class::WorkerHeartbeat, &heartbeat).await;
     // The session is the same, and what it is told is in the dialect that it speaks now: anything else would panic there.
     worker.received(Class::ServerScheduleJobReq).await;
+    worker.report(id.0, 5, "").await;
+    assert_eq!(world.ended(id).await.state, InstanceState::Succeeded);
+    world.sessions_are(1).await;
+}
+
+/// Between its first moment and its first word nobody knows how the next process at an address speaks.
+#[tokio::test]
+async fn s5_2_who_is_there_next_hears_nothing_until_it_has_spoken() {
+    let world = world().await;
+    let mut worker = AkkaWorker::start(&world, Dialect::Plain).await;
+    worker.beat(None);
+    world.sessions_are(1).await;
+    world.apply(job("a", Standalone)).await;
+    let id = world.run("a").await;
+    worker.received(Class::ServerScheduleJobReq).await;
+    worker.report(id.0, 3, "").await;
+    until("it is said to run", async || world.instance(id).await.state == InstanceState::Running).await;
+    let at = worker.me.port();
+    worker.close().await;
+    let port = TcpListener::bind(("127.0.0.1", at)).await.expect("it is free");
+    let mut worker = AkkaWorker::start_at(&world, port, Dialect::Named).await;
+    world.command(pendula_engine::Command::InstanceStop { instance: id }).await;
+    let heard = worker.to().clone();
+    until("the server comes and says who it is", async || heard.counters().received() > 0).await;
+    // Anything that was said together with that would have been in the dialect of the old one, at which this one panics.
+    worker.beat(None);
+    assert_eq!(world.ended(id).await.state, InstanceState::Stopped);
+    let id = world.run("a").await;
+    assert_eq!(worker.received(Class::ServerScheduleJobReq).await["instanceId"], id.0);
     worker.report(id.0, 5, "").await;
     assert_eq!(world.ended(id).await.state, InstanceState::Succeeded);
     world.sessions_are(1).await;

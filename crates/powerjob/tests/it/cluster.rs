@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use pendula_akka::artery::Address;
+use pendula_akka::kryo::{Class, Dialect};
 use pendula_engine::{Command, Reply, RunRequest};
 use pendula_model::PartitionId;
 use pendula_model::instance::InstanceState;
@@ -11,8 +13,10 @@ use pendula_server::{Server, SystemClock};
 use pendula_store::logs::SqliteLogStore;
 use pendula_store::{MemoryStore, Store};
 use serde_json::json;
+use tokio::net::TcpListener;
 
 use crate::fake::FakeWorker;
+use crate::fake_akka::AkkaWorker;
 use crate::world::{HURRY, PATIENCE, config, job, until};
 
 const PARTITIONS: u16 = 4;
@@ -20,6 +24,8 @@ const PARTITIONS: u16 = 4;
 struct Ring {
     store: Arc<MemoryStore>,
     servers: Vec<Option<(Server, SocketAddr)>>,
+    /// Where each is over Akka.
+    akka: Vec<SocketAddr>,
     _directory: tempfile::TempDir,
 }
 
@@ -28,16 +34,19 @@ impl Ring {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = Arc::new(MemoryStore::shared(PARTITIONS, [7; 32]));
         let logs = Arc::new(SqliteLogStore::open(directory.path()).expect("an empty log store"));
-        let set = ["powerjob.allow=demo=127.0.0.0/8", "powerjob.http.listen=127.0.0.1:0"].map(str::to_owned);
-        let mut servers = Vec::new();
+        let set =
+            ["powerjob.allow=demo=127.0.0.0/8", "powerjob.http.listen=127.0.0.1:0", "powerjob.akka.listen=127.0.0.1:0"];
+        let set = set.map(str::to_owned);
+        let (mut servers, mut akka) = (Vec::new(), Vec::new());
         for _ in 0..count {
             let config = config("127.0.0.1:0", directory.path(), &set);
             let server = Server::start_with(config, Arc::new(SystemClock), store.clone(), logs.clone()).await;
             let server = server.expect("it starts");
             let gateway = pendula_powerjob::start_with(&server, HURRY).await.expect("it starts").expect("it is on");
             servers.push(Some((server, gateway.local_addr)));
+            akka.push(gateway.akka.expect("it is served").0);
         }
-        let ring = Ring { store, servers, _directory: directory };
+        let ring = Ring { store, servers, akka, _directory: directory };
         until("the partitions are shared", async || {
             let owned = |server: &Option<(Server, _)>| {
                 server.as_ref().map_or(0, |(server, _)| server.state().partitions.status().owned)
@@ -74,6 +83,61 @@ impl Ring {
         .await;
         reply.expect("just looked")
     }
+}
+
+/// How a worker speaks is heard by the server that it talks to, and the owner of its app is another one, which calls it.
+#[tokio::test]
+async fn the_owner_speaks_to_the_process_that_another_server_heard() {
+    let ring = Ring::of(2).await;
+    let create = Command::AppCreate { name: "demo".to_owned(), namespace: "default".to_owned(), allow_scripts: false };
+    let Reply::App(app) = ring.command(create).await else { panic!("a new app") };
+    let apply = Command::JobApply { app: app.id, spec: Arc::new(job("A", Standalone)), expected_version: None };
+    ring.command(apply).await;
+    let run = async || {
+        let run = RunRequest {
+            app: app.id,
+            job: "A".to_owned(),
+            params: None,
+            due_at: None,
+            idempotency_key: None,
+            rerun_of: None,
+            only_unsuccessful: false,
+            priority: None,
+        };
+        let Reply::Instance { id, .. } = ring.command(Command::JobRun(Box::new(run))).await else {
+            panic!("an instance")
+        };
+        id
+    };
+    let comes_to = async |id, state: InstanceState| {
+        until(state.as_str(), async || {
+            ring.store.instance(id).await.expect("the store answers").expect("it is there").state == state
+        })
+        .await;
+    };
+    let stranger = 1 - ring.owner().expect("somebody has it");
+    let server = Address::new("oms-server", "127.0.0.1", ring.akka[stranger].port()).expect("an address");
+    let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let mut worker = AkkaWorker::start_to(server.clone(), app.id, port, Dialect::Plain);
+    worker.beat(None);
+    let first = run().await;
+    worker.received(Class::ServerScheduleJobReq).await;
+    worker.report(first.0, 3, "").await;
+    comes_to(first, InstanceState::Running).await;
+
+    let at = worker.me.port();
+    worker.close().await;
+    let port = TcpListener::bind(("127.0.0.1", at)).await.expect("it is free");
+    let mut worker = AkkaWorker::start_to(server, app.id, port, Dialect::Named);
+    ring.command(Command::InstanceStop { instance: first }).await;
+    until("the owner comes and says who it is", async || worker.to().counters().received() > 0).await;
+    // Anything said together with that would have been in the other dialect, at which this one panics.
+    worker.beat(None);
+    comes_to(first, InstanceState::Stopped).await;
+    let second = run().await;
+    assert_eq!(worker.received(Class::ServerScheduleJobReq).await["instanceId"], second.0);
+    worker.report(second.0, 5, "").await;
+    comes_to(second, InstanceState::Succeeded).await;
 }
 
 #[tokio::test]

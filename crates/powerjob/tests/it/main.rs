@@ -5,6 +5,7 @@ mod akka;
 mod cluster;
 mod delegated;
 mod fake;
+mod fake_akka;
 mod mapped;
 mod must;
 mod openapi;
