@@ -16,9 +16,9 @@ use axum::body::{Body, to_bytes};
 use http::{Request, header};
 use pendula_akka::artery::{Address, UniqueAddress};
 use pendula_akka::kryo::{Class, Dialect, Message, decode, encode};
-use pendula_akka::transport::{AskError, Associations, Gate as AkkaGate, Inbound, Node, SendError};
+use pendula_akka::transport::{AskError, Associations, Gate as AkkaGate, Inbound, Node, Refused, SendError};
 use pendula_model::InstanceId;
-use pendula_server::gateway::set_client;
+use pendula_server::gateway::{Reading, Value as Shown, set_client};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc};
@@ -136,6 +136,22 @@ async fn post(routes: Router, path: &'static str, json: &Value, spoken: Spoken, 
     }
     let body = to_bytes(response.into_body(), ANSWER).await.ok()?;
     serde_json::from_slice(&body).ok()
+}
+
+/// What the transport counts, for the server's metrics.
+pub(crate) fn readings(to: &Associations) -> Vec<Reading> {
+    let counters = to.counters();
+    let reading = |name, help, value| Reading { name, help, value };
+    let refused = Refused::ALL.map(|why| (why.as_str(), counters.refused(why))).to_vec();
+    vec![
+        reading("akka_frames_received", "Frames that workers sent over Akka", Shown::Counter(counters.received())),
+        reading("akka_messages_sent", "Messages that workers were sent over Akka", Shown::Counter(counters.sent())),
+        reading("akka_dialled", "Connections made to workers over Akka", Shown::Counter(counters.dialled())),
+        reading("akka_refused", "What was not taken over Akka, by reason", Shown::Counters("reason", refused)),
+        reading("akka_connections", "Connections that workers have over Akka", Shown::Gauge(to.connections())),
+        reading("akka_associations", "Workers that are talked to over Akka", Shown::Gauge(to.count())),
+        reading("akka_held", "What was received over Akka and not worked off", Shown::Bytes(to.held())),
+    ]
 }
 
 #[async_trait::async_trait]

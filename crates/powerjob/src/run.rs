@@ -132,6 +132,8 @@ pub async fn start_with(server: &Server, timing: Timing) -> anyhow::Result<Optio
         .with_state(shared.clone());
     if let (Some((node, inbox)), Some((address, advertised))) = (akka, &akka_at) {
         gateway.listens(*address, false);
+        let to = node.associations().clone();
+        gateway.shows(move || akka::readings(&to));
         tracing::warn!(%address, advertised, "serving PowerJob's workers over Akka; this port is unauthenticated");
         gateway.spawn(akka::serve(shared.clone(), node, inbox, routes.clone()));
     }

@@ -16,6 +16,7 @@ mod listener;
 pub mod logs;
 pub mod metrics;
 pub mod partition;
+mod readings;
 pub mod retention;
 pub mod run;
 pub mod session;

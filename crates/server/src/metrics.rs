@@ -15,6 +15,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::readings::{Readers, Reading};
+
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Ended {
     state: &'static str,
@@ -92,6 +94,7 @@ pub struct Metrics {
     partitions_unserved: Gauge,
     clock_skew: Fraction,
     relayed: Family<Relayed, Counter>,
+    of_gateways: Readers,
 }
 
 /// Seconds, from a fifth of a millisecond to a minute.
@@ -149,6 +152,7 @@ impl Metrics {
             partitions_unserved: Gauge::default(),
             clock_skew: Gauge::default(),
             relayed: Family::default(),
+            of_gateways: Readers::default(),
         };
         metrics.register();
         metrics
@@ -193,6 +197,7 @@ impl Metrics {
         r.register("partitions_unserved", "Partitions whose owner has no lease, or that have none", self.partitions_unserved.clone());
         r.register_with_unit("clock_skew", "By how much this server's clock is ahead of the database's", Unit::Seconds, self.clock_skew.clone());
         r.register("relayed", "Requests and sessions sent on to another server, by outcome", self.relayed.clone());
+        r.register_collector(Box::new(self.of_gateways.clone()));
     }
 
     /// All metrics in the OpenMetrics text format, to be served as [`Metrics::CONTENT_TYPE`].
@@ -318,6 +323,11 @@ impl Metrics {
         self.gateway_refused.get_or_create(&Listening { listener }).inc();
     }
 
+    /// Reads a gateway's own numbers whenever somebody looks.
+    pub(crate) fn gateway_reads(&self, gateway: &'static str, read: impl Fn() -> Vec<Reading> + Send + Sync + 'static) {
+        self.of_gateways.add(gateway, Box::new(read));
+    }
+
     /// Counts a connection until the answer is dropped.
     pub(crate) fn connection_opened(&self) -> Counted {
         Counted::one(&self.connections)
@@ -436,6 +446,44 @@ mod tests {
         assert!(text.contains(r#"pendula_instances_ended_total{state="failed",reason="exit_code"} 1"#), "{text}");
         assert!(text.contains(r#"pendula_instances_ended_total{state="failed",reason="other"} 3"#), "{text}");
         assert!(!text.contains("robert"), "{text}");
+    }
+
+    #[test]
+    fn gateways_show_numbers_of_their_own() {
+        use crate::readings::Value;
+        let metrics = Metrics::new();
+        metrics.gateway_reads("other", Vec::new);
+        metrics.gateway_reads("carrier", || panic!("the later of two counts"));
+        metrics.gateway_reads("carrier", || {
+            let reading = |name, value| Reading { name, help: "Pigeons", value };
+            let by = vec![("hungry", 2), ("lost", 0)];
+            vec![
+                reading("sent", Value::Counter(7)),
+                reading("delayed", Value::Counters("reason", by)),
+                reading("flying", Value::Gauge(3)),
+                reading("carried", Value::Bytes(40)),
+            ]
+        });
+        let text = metrics.encode();
+        let shown: Vec<&str> = text.lines().filter(|line| line.contains("pendula_carrier_")).collect();
+        let expected = [
+            "# HELP pendula_carrier_sent Pigeons.",
+            "# TYPE pendula_carrier_sent counter",
+            "pendula_carrier_sent_total 7",
+            "# HELP pendula_carrier_delayed Pigeons.",
+            "# TYPE pendula_carrier_delayed counter",
+            r#"pendula_carrier_delayed_total{reason="hungry"} 2"#,
+            r#"pendula_carrier_delayed_total{reason="lost"} 0"#,
+            "# HELP pendula_carrier_flying Pigeons.",
+            "# TYPE pendula_carrier_flying gauge",
+            "pendula_carrier_flying 3",
+            "# HELP pendula_carrier_carried_bytes Pigeons.",
+            "# TYPE pendula_carrier_carried_bytes gauge",
+            "# UNIT pendula_carrier_carried_bytes bytes",
+            "pendula_carrier_carried_bytes 40",
+        ];
+        assert_eq!(shown, expected);
+        assert!(text.ends_with("# EOF\n"));
     }
 
     #[test]

@@ -33,6 +33,19 @@ impl Refused {
         Refused::Unknown,
         Refused::LateAnswer,
     ];
+
+    /// The same in one word or two, for metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Refused::Connection => "connection",
+            Refused::Broken => "broken",
+            Refused::TooLarge => "too_large",
+            Refused::Handshake => "handshake",
+            Refused::Stranger => "stranger",
+            Refused::Unknown => "unknown",
+            Refused::LateAnswer => "late_answer",
+        }
+    }
 }
 
 /// Counters since the start; they only grow.

@@ -9,10 +9,11 @@ use pendula_model::job::JobSpec;
 use pendula_model::powerjob::PowerJobExecuteType::{MapReduce, Standalone};
 use pendula_model::worker::LabelRule;
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use crate::fake::FakeWorker;
-use crate::fake_akka::{AkkaWorker, acquire};
+use crate::fake_akka::{AkkaWorker, acquire, shown};
 use crate::world::{HURRY, PATIENCE, World, job, until};
 
 async fn world() -> World {
@@ -161,6 +162,35 @@ async fn s5_2_who_is_there_next_hears_nothing_until_it_has_spoken() {
     worker.report(id.0, 5, "").await;
     assert_eq!(world.ended(id).await.state, InstanceState::Succeeded);
     world.sessions_are(1).await;
+}
+
+#[tokio::test]
+async fn metrics_tell_what_the_transport_does() {
+    let world = world().await;
+    let shown = |name: &str| shown(&world, name);
+    let gauges = || ["associations", "connections", "held_bytes"].map(shown);
+    assert_eq!((gauges(), shown("frames_received_total"), shown("dialled_total")), ([0; 3], 0, 0));
+    let mut worker = AkkaWorker::start(&world, Dialect::Plain).await;
+    worker.beat(None);
+    world.sessions_are(1).await;
+    world.apply(job("a", Standalone)).await;
+    let id = world.run("a").await;
+    worker.received(Class::ServerScheduleJobReq).await;
+    worker.report(id.0, 5, "").await;
+    world.ended(id).await;
+    // Its fake writes over one connection, and real ones over two.
+    assert_eq!((gauges()[..2].to_vec(), shown("dialled_total")), (vec![1, 1], 1));
+    assert!(shown("frames_received_total") >= 3, "a greeting, a heartbeat, a report");
+    assert!(shown("messages_sent_total") >= 2, "an order, and the answer to the report");
+    for reason in ["connection", "broken", "too_large", "handshake", "stranger", "unknown", "late_answer"] {
+        assert_eq!(shown(&format!("refused_total{{reason=\"{reason}\"}}")), 0, "{reason}");
+    }
+    let at = world.gateway.akka.as_ref().expect("it is served").0;
+    let mut stranger = tokio::net::TcpStream::connect(at).await.expect("it listens");
+    stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("it is written");
+    until("it is refused", async || shown("refused_total{reason=\"broken\"}") == 1).await;
+    worker.close().await;
+    until("its connections are gone", async || gauges()[1] == 0).await;
 }
 
 #[tokio::test]

@@ -183,3 +183,10 @@ pub async fn acquire(world: &World, protocol: &str) -> Value {
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
     client.get(url).send().await.expect("the gateway answers").json().await.expect("JSON")
 }
+
+/// A number of the transport's, as the server's metrics show it.
+pub fn shown(world: &World, name: &str) -> u64 {
+    let text = world.server().state().metrics.encode();
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("pendula_powerjob_akka_{name} ")));
+    line.unwrap_or_else(|| panic!("{name} is not shown:\n{text}")).parse().expect("a number")
+}

@@ -36,6 +36,7 @@ use super::{Peer, Refusals};
 use crate::cluster::{NOT_OWNER, Place, Relayed, is_not_owner};
 use crate::logs::News;
 use crate::partition::{CommandError, Message};
+pub use crate::readings::{Reading, Value};
 use crate::state::ServerState;
 
 /// Where a peer's requests to gateways arrive; nobody else gets in.
@@ -146,6 +147,12 @@ impl Gateway {
     /// Counts a request or a message that was refused.
     pub fn refuses(&self) {
         self.state.metrics.gateway_refused(self.name);
+    }
+
+    /// Shows numbers that the gateway keeps itself among the server's metrics, under the gateway's name. `read` is called
+    /// whenever somebody looks, and answers at once.
+    pub fn shows(&self, read: impl Fn() -> Vec<Reading> + Send + Sync + 'static) {
+        self.state.metrics.gateway_reads(self.name, read);
     }
 
     /// Runs something for as long as the server does not stop.
