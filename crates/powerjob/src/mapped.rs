@@ -35,7 +35,6 @@ const NO_TIMEOUT: i64 = 2_147_483_647;
 /// What one worker has.
 #[derive(Default)]
 pub(crate) struct Mapped {
-    tasks: HashMap<AttemptKey, Task>,
     /// By instance, as the worker makes them.
     trackers: HashMap<InstanceId, Tracker>,
 }
@@ -55,6 +54,7 @@ struct Task {
 }
 
 struct Tracker {
+    tasks: HashMap<AttemptKey, Task>,
     heard_at: Instant,
     /// Since when it has nothing to do.
     idle_since: Option<Instant>,
@@ -94,41 +94,56 @@ impl Task {
 
 impl Tracker {
     fn new(now: Instant) -> Self {
-        Tracker { heard_at: now, idle_since: None, is_ending: false, stop_sent: None, waiting: Vec::new() }
+        Tracker {
+            tasks: HashMap::new(),
+            heard_at: now,
+            idle_since: None,
+            is_ending: false,
+            stop_sent: None,
+            waiting: Vec::new(),
+        }
+    }
+
+    /// Those that the worker has not ended.
+    fn running(&self) -> impl Iterator<Item = (AttemptKey, &Task)> {
+        self.tasks.iter().filter(|(_, task)| task.ended.is_none()).map(|(key, task)| (*key, task))
     }
 }
 
 impl Mapped {
     pub(crate) fn has(&self, key: AttemptKey) -> bool {
-        self.tasks.contains_key(&key)
+        self.trackers.get(&key.instance).is_some_and(|tracker| tracker.tasks.contains_key(&key))
+    }
+
+    fn task(&mut self, key: AttemptKey) -> Option<&mut Task> {
+        self.trackers.get_mut(&key.instance)?.tasks.get_mut(&key)
     }
 
     /// Attempts that the worker has not ended.
     pub(crate) fn running(&self) -> impl Iterator<Item = AttemptKey> {
-        self.tasks.iter().filter(|(_, task)| task.ended.is_none()).map(|(key, _)| *key)
+        self.trackers.values().flat_map(Tracker::running).map(|(key, _)| key)
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = AttemptKey> {
-        self.tasks.keys().copied()
+        self.trackers.values().flat_map(|tracker| tracker.tasks.keys().copied())
     }
 
     /// What the store says that the worker runs, under an owner before us.
     pub(crate) fn adopt(&mut self, key: AttemptKey, is_stopping: bool) {
         let now = Instant::now();
         let task = Task { is_sent: true, is_confirmed: true, has_started: true, is_stopping, ..Task::new(now) };
-        self.tasks.insert(key, task);
-        self.trackers.entry(key.instance).or_insert_with(|| Tracker::new(now));
+        self.trackers.entry(key.instance).or_insert_with(|| Tracker::new(now)).tasks.insert(key, task);
     }
 
     pub(crate) fn dispatch(&mut self, dispatch: &Dispatch, powerjob: &PowerJob, report_to: &str) -> Next {
         let key = dispatch.key();
         // Sent again: an order that is on its way or was taken is confirmed, or lost.
-        if self.tasks.contains_key(&key) {
+        if self.has(key) {
             return Next::default();
         }
         let now = Instant::now();
-        self.tasks.insert(key, Task::new(now));
         let tracker = self.trackers.entry(key.instance).or_insert_with(|| Tracker::new(now));
+        tracker.tasks.insert(key, Task::new(now));
         tracker.idle_since = None;
         let request = start(dispatch, powerjob, report_to);
         if tracker.is_ending {
@@ -140,7 +155,7 @@ impl Mapped {
 
     /// The order was sent, with this result.
     pub(crate) fn sent(&mut self, key: AttemptKey, result: Result<(), CallError>) -> Next {
-        let Some(task) = self.tasks.get_mut(&key).filter(|task| task.ended.is_none() && !task.is_confirmed) else {
+        let Some(task) = self.task(key).filter(|task| task.ended.is_none() && !task.is_confirmed) else {
             return Next::default();
         };
         (task.sent, task.is_sent) = (Instant::now(), true);
@@ -167,10 +182,8 @@ impl Mapped {
         let mut next = Next::default();
         if result.is_ok() {
             // An order that is still on its way may arrive after this one.
-            let gone = self.tasks.iter().filter(|(key, task)| {
-                key.instance == instance && task.ended.is_none() && (task.is_sent || task.is_confirmed)
-            });
-            let gone: Vec<_> = gone.map(|(key, task)| (*key, task.is_stopping)).collect();
+            let gone = tracker.running().filter(|(_, task)| task.is_sent || task.is_confirmed);
+            let gone: Vec<_> = gone.map(|(key, task)| (key, task.is_stopping)).collect();
             for (key, is_stopping) in gone {
                 let end = match is_stopping {
                     true => translate::ended_as(key, Outcome::Stopped, ""),
@@ -179,7 +192,8 @@ impl Mapped {
                 next.reports.extend(self.end(key, end).reports);
             }
         }
-        if was_ending && waiting.is_empty() && !self.tasks.keys().any(|key| key.instance == instance) {
+        let is_idle = self.trackers.get(&instance).is_some_and(|tracker| tracker.tasks.is_empty());
+        if was_ending && waiting.is_empty() && is_idle {
             self.trackers.remove(&instance);
         }
         next.calls.extend(waiting.into_iter().map(|(key, request)| Call::Start { key, request: Box::new(request) }));
@@ -188,7 +202,7 @@ impl Mapped {
 
     /// A worker ends an instance as a whole, and never one task alone.
     pub(crate) fn stop(&mut self, key: AttemptKey, abandon: bool) -> Next {
-        let Some(task) = self.tasks.get_mut(&key) else {
+        let Some(task) = self.task(key) else {
             // It has nothing of it, as far as anybody can know.
             let end = (!abandon).then(|| translate::ended_as(key, Outcome::Lost, ""));
             return Next { reports: end.into_iter().collect(), ..Next::default() };
@@ -207,7 +221,7 @@ impl Mapped {
 
     /// The end of an attempt is on disk.
     pub(crate) fn acknowledged(&mut self, key: AttemptKey) {
-        if self.tasks.get(&key).is_some_and(|task| task.ended.is_some()) {
+        if self.task(key).is_some_and(|task| task.ended.is_some()) {
             self.over(key);
         }
     }
@@ -223,7 +237,7 @@ impl Mapped {
         if let Some(tracker) = self.trackers.get_mut(&key.instance) {
             tracker.heard_at = Instant::now();
         }
-        let Some(task) = self.tasks.get_mut(&key) else {
+        let Some(task) = self.task(key) else {
             // Nobody waits for it any more.
             let _ = answer.send(true);
             return Next::default();
@@ -237,7 +251,7 @@ impl Mapped {
             task_status::FAILED | task_status::SUCCEEDED => {
                 let end = ended(now, key, report, task.has_started);
                 let next = self.end(key, end);
-                if let Some(task) = self.tasks.get_mut(&key) {
+                if let Some(task) = self.task(key) {
                     task.ended.get_or_insert_default().push(answer);
                 }
                 next
@@ -266,14 +280,14 @@ impl Mapped {
     /// Sub-tasks that a task emits: what the engine is told, unless it is nobody's task.
     pub(crate) fn map(&mut self, sub_tasks: SubTasks, answer: oneshot::Sender<bool>) -> Option<Mapping> {
         let key = sub_tasks.parent;
-        let task = self.tasks.get_mut(&key).filter(|task| task.ended.is_none())?;
+        let task = self.task(key).filter(|task| task.ended.is_none())?;
         task.mapping.push((sub_tasks.first + sub_tasks.tasks.len() as u64, answer));
         Some(Mapping { attempt: key, first: sub_tasks.first, tasks: sub_tasks.tasks })
     }
 
     /// So many of them are on disk, or they are refused.
     pub(crate) fn mapped(&mut self, key: AttemptKey, reply: &Result<u64, String>) {
-        let Some(task) = self.tasks.get_mut(&key) else { return };
+        let Some(task) = self.task(key) else { return };
         match reply {
             Ok(on_disk) => {
                 for (_, answer) in task.mapping.extract_if(.., |(upto, _)| *upto <= *on_disk) {
@@ -292,11 +306,9 @@ impl Mapped {
     /// Looks for what is lost, or idle, or goes on after it was told to stop.
     pub(crate) fn look(&mut self, lost_after: Duration) -> Next {
         let mut next = Next::default();
-        let unconfirmed = self
-            .tasks
-            .iter()
-            .filter(|(_, task)| !task.is_confirmed && task.ended.is_none() && task.sent.elapsed() > CONFIRMED_WITHIN);
-        let unconfirmed: Vec<_> = unconfirmed.map(|(key, _)| *key).collect();
+        let running = self.trackers.values().flat_map(Tracker::running);
+        let unconfirmed = running.filter(|(_, task)| !task.is_confirmed && task.sent.elapsed() > CONFIRMED_WITHIN);
+        let unconfirmed: Vec<_> = unconfirmed.map(|(key, _)| key).collect();
         for key in unconfirmed {
             let end = translate::ended_as(key, Outcome::Lost, "the worker did not say that it has it");
             next.reports.extend(self.end(key, end).reports);
@@ -307,11 +319,9 @@ impl Mapped {
             next.reports.extend(self.lose(instance, "the worker says nothing of it").reports);
         }
         for (instance, tracker) in &mut self.trackers {
-            let mut of_it = self.tasks.iter().filter(|(key, _)| key.instance == *instance);
-            let is_idle = !self.tasks.keys().any(|key| key.instance == *instance);
-            let is_stopping = of_it.any(|(_, task)| task.is_stopping && task.ended.is_none());
+            let is_stopping = tracker.running().any(|(_, task)| task.is_stopping);
             let since = tracker.idle_since.get_or_insert_with(Instant::now);
-            if !is_idle {
+            if !tracker.tasks.is_empty() {
                 tracker.idle_since = None;
             } else if since.elapsed() > IDLE && !tracker.is_ending {
                 tracker.is_ending = true;
@@ -327,8 +337,8 @@ impl Mapped {
     }
 
     fn lose(&mut self, instance: InstanceId, why: &str) -> Next {
-        let lost = self.tasks.iter().filter(|(key, task)| key.instance == instance && task.ended.is_none());
-        let lost: Vec<_> = lost.map(|(key, task)| (*key, task.is_stopping)).collect();
+        let lost = self.trackers.get(&instance).into_iter().flat_map(Tracker::running);
+        let lost: Vec<_> = lost.map(|(key, task)| (key, task.is_stopping)).collect();
         let mut next = Next::default();
         for (key, is_stopping) in lost {
             let outcome = if is_stopping { Outcome::Stopped } else { Outcome::Lost };
@@ -338,7 +348,7 @@ impl Mapped {
     }
 
     fn end(&mut self, key: AttemptKey, end: Report) -> Next {
-        if let Some(task) = self.tasks.get_mut(&key) {
+        if let Some(task) = self.task(key) {
             task.ended.get_or_insert_default();
             // Whoever still emits emits for nobody.
             for (_, answer) in task.mapping.drain(..) {
@@ -349,7 +359,8 @@ impl Mapped {
     }
 
     fn over(&mut self, key: AttemptKey) {
-        for answer in self.tasks.remove(&key).into_iter().flat_map(|task| task.ended.unwrap_or_default()) {
+        let task = self.trackers.get_mut(&key.instance).and_then(|tracker| tracker.tasks.remove(&key));
+        for answer in task.into_iter().flat_map(|task| task.ended.unwrap_or_default()) {
             let _ = answer.send(true);
         }
     }
@@ -463,6 +474,29 @@ mod tests {
         assert_eq!(ended, [key(1)]);
         mapped.sent(key(2), Ok(()));
         assert_eq!(mapped.running().collect::<Vec<_>>(), [key(2)]);
+    }
+
+    /// Each tracker is looked at by its own tasks.
+    #[tokio::test(start_paused = true)]
+    async fn a_tracker_without_tasks_is_ended_while_another_has_some() {
+        let mut mapped = Mapped::default();
+        let (first, powerjob) = dispatch(1);
+        let (mut other, _) = dispatch(1);
+        other.instance = InstanceId(8);
+        for dispatch in [&first, &other] {
+            mapped.dispatch(dispatch, &powerjob, "127.0.0.1:1");
+            mapped.sent(dispatch.key(), Ok(()));
+        }
+        assert_eq!(mapped.keys().count(), 2);
+        mapped.end(key(1), translate::ended_as(key(1), Outcome::Succeeded, ""));
+        assert_eq!(mapped.running().collect::<Vec<_>>(), [other.key()]);
+        mapped.acknowledged(key(1));
+        assert!(!mapped.has(key(1)) && mapped.has(other.key()));
+        assert!(mapped.look(Duration::MAX).calls.is_empty());
+        tokio::time::advance(IDLE + Duration::from_secs(1)).await;
+        assert!(matches!(mapped.look(Duration::MAX).calls[..], [Call::Stop { instance }] if instance == InstanceId(7)));
+        mapped.stopped(InstanceId(7), Ok(()));
+        assert_eq!(mapped.trackers.keys().copied().collect::<Vec<_>>(), [other.instance]);
     }
 
     /// What is dispatched while the worker ends its tracker goes to the next one.
