@@ -23,7 +23,7 @@ bench: prepare ## Measure this machine: prints a table (ARGS=--quick for a short
 	cargo build --release --locked --bin pendula
 	target/release/pendula bench $(ARGS)
 
-soak: prepare ## The long tests: crashes under load, many seeds, flat memory, chaos (SIM_SEEDS, KILLS, SOAK_SECONDS, CHAOS_SECONDS, CHAOS_RATE)
+soak: prepare ## The long tests: crashes under load, many seeds, flat memory, chaos (SIM_SEEDS, KILLS, SOAK_SECONDS, CHAOS_SECONDS, CHAOS_RATE, AKKA_SECONDS, AKKA_IDLE_SECONDS)
 	cargo build --release --locked --bin pendula
 	SIM_SEEDS=$${SIM_SEEDS:-200000} cargo test --locked --release -p pendula-sim
 	PENDULA_BIN=$(CURDIR)/target/release/pendula KILLS=$${KILLS:-100} cargo test --locked -p pendula-e2e -- --nocapture kill
@@ -31,6 +31,7 @@ soak: prepare ## The long tests: crashes under load, many seeds, flat memory, ch
 		cargo test --locked -p pendula-e2e -- --nocapture s2_3 o_14
 	PENDULA_BIN=$(CURDIR)/target/release/pendula CHAOS_SECONDS=$${CHAOS_SECONDS:-300} CHAOS_RATE=$${CHAOS_RATE:-500} \
 		cargo test --locked -p pendula-e2e -- --nocapture a_cluster_loses
+	cargo test --locked --release -p pendula-powerjob --test it -- --ignored --nocapture --test-threads 1 workers_over_akka_at workers_over_akka_cost
 
 upgrade-check: prepare ## Upgrade servers under load, one by one, from the version OLD (a commit or tag) to this one, and one back
 	@test -n "$(OLD)" || { echo "say from which version: make upgrade-check OLD=v0.1.0" >&2; exit 2; }

@@ -122,6 +122,10 @@ impl AkkaWorker {
 
     /// Heartbeats from now on.
     pub fn beat(&mut self, tag: Option<&'static str>) {
+        self.beat_every(Duration::from_millis(100), tag);
+    }
+
+    pub fn beat_every(&mut self, pause: Duration, tag: Option<&'static str>) {
         let (to, server, dialect) = (self.to().clone(), self.server.clone(), self.dialect);
         let (mut message, trackers) = (self.heartbeat_message(tag), self.trackers.clone());
         self.tasks.push(tokio::spawn(async move {
@@ -129,9 +133,14 @@ impl AkkaWorker {
                 message["lightTaskTrackerNum"] = trackers.lock().expect("no panic").len().into();
                 let heartbeat = Message::from_json(Class::WorkerHeartbeat, &message).expect("it fits");
                 let _ = to.tell(&server, "server_actor", encode(&heartbeat, dialect)).await;
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(pause).await;
             }
         }));
+    }
+
+    /// The next message of the server's; questions are answered, and not shown.
+    pub async fn next(&self) -> Message {
+        self.received.lock().await.recv().await.expect("the worker lives")
     }
 
     /// The next message of that class; others before it are dropped.

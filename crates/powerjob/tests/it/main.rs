@@ -2,6 +2,7 @@
 
 mod access;
 mod akka;
+mod akka_load;
 mod cluster;
 mod delegated;
 mod fake;
