@@ -1,7 +1,6 @@
 //! Workers over Akka are workers like all others.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use pendula_akka::kryo::{Class, Dialect, Message, encode};
 use pendula_model::instance::InstanceState;
@@ -246,81 +245,4 @@ async fn s5_6_what_cannot_be_read_changes_nothing() {
     assert_eq!(world.ended(id).await.state, InstanceState::Succeeded);
     world.sessions_are(1).await;
     assert!(worker.trackers.lock().expect("no panic").is_empty(), "within {PATIENCE:?}");
-}
-
-/// `cargo test -p pendula-powerjob --test it -- --ignored real_workers_over_akka`, with versions in `PENDULA_AKKA_WORKERS`.
-#[tokio::test]
-#[ignore = "needs a JDK and what `cargo run -p pendula-akka --example real_workers` had Maven fetch"]
-async fn s1_3_real_workers_over_akka() {
-    let versions = std::env::var("PENDULA_AKKA_WORKERS").unwrap_or_else(|_| "4.0.1 4.3.6 5.1.1".to_owned());
-    let versions: Vec<&str> = versions.split_whitespace().collect();
-    let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port").local_addr().expect("it is bound");
-    let set = ["powerjob.allow=demo=127.0.0.0/8", &format!("powerjob.akka.listen={port}")];
-    let mut world = World::with(&set, pendula_powerjob::Timing::default()).await;
-    let project = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../e2e/powerjob/akka/target"));
-    let mut processes = Vec::new();
-    for version in &versions {
-        let made = project.join(version);
-        let jars = std::fs::read_to_string(made.join("classpath")).expect("Maven was here");
-        let home = world.directory.path().join(format!("java-{version}"));
-        std::fs::create_dir_all(&home).expect("a directory");
-        let log = std::fs::File::create(home.join("log")).expect("a log");
-        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("it is bound");
-        let java = tokio::process::Command::new("java")
-            .args(["-Xmx256m", "-Dpowerjob.network.local.address=127.0.0.1"])
-            .arg(format!("-Duser.home={}", home.display()))
-            .args([
-                "-cp",
-                &format!("{}:{jars}", made.join("classes").display()),
-                "org.pendula.smoke.SmokeWorker",
-                "demo",
-            ])
-            .args([&world.gateway.local_addr.to_string(), &port.port().to_string(), *version])
-            .stdout(log.try_clone().expect("a second handle"))
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .expect("java can be started");
-        processes.push(java);
-    }
-    let mut left = 600;
-    while world.server().state().partitions.status().gauges.sessions < versions.len() {
-        left -= 1;
-        assert!(left > 0, "not all workers connect");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    let ended = async |world: &World, id| {
-        for _ in 0..600 {
-            let row = world.instance(id).await;
-            if row.state.is_ended() {
-                return row;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        panic!("it does not end: {:?}", world.instance(id).await);
-    };
-    for (name, wait) in [("short", ""), ("long", "15000")] {
-        let mut ids = Vec::new();
-        for version in &versions {
-            let mut spec = for_tag(&format!("{name}-{version}"), version, Standalone);
-            let mut powerjob = pendula_model::powerjob::PowerJob::new("org.pendula.smoke.SmokeWorker$Echo");
-            powerjob.job_params = Some("你好".to_owned());
-            spec.processor = pendula_model::processor::Processor::PowerJob(powerjob);
-            world.apply(spec).await;
-            let params = (!wait.is_empty()).then(|| json!({ "instance_params": wait }));
-            ids.push(world.run_with(&format!("{name}-{version}"), params).await);
-        }
-        if !wait.is_empty() {
-            tokio::time::sleep(Duration::from_secs(3)).await;
-            world.restart().await;
-        }
-        for (id, version) in ids.into_iter().zip(&versions) {
-            let row = ended(&world, id).await;
-            println!("{version}: {name} {:?}, attempt {}", row.state, row.attempt);
-            assert_eq!((row.state, row.attempt), (InstanceState::Succeeded, 1), "{version}");
-        }
-    }
-    for mut process in processes {
-        process.kill().await.expect("it is ended");
-    }
 }

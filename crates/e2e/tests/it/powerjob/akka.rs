@@ -90,6 +90,7 @@ async fn s5_3_a_fleet_is_upgraded_from_4_0_1_to_5_1_1_while_a_job_fires_each_sec
         }
     }
     ticking.check(&yard, 20).await;
+    assert_eq!(yard.complaints(), Vec::<String>::new());
 }
 
 /// Servers come and go under what runs: the workers find the next one by themselves, and nothing runs twice.
