@@ -3,24 +3,32 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
 use pendula_akka::kryo::Class;
 use pendula_akka::transport::Associations;
-use serde::Serialize;
+use pendula_model::worker::BootId;
+use pendula_server::Gateway;
+use pendula_server::gateway::Lost;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::akka;
 use crate::messages::{AboutInstance, AskResponse, ServerScheduleJobReq, TaskTrackerStartTaskReq};
+use crate::on_behalf::{self, Asked};
 use crate::way::Way;
 
 /// Who is alive is connected to within this.
 const CONNECT: Duration = Duration::from_secs(3);
 /// A worker answers within this, or it does not.
 const ANSWER: Duration = Duration::from_secs(5);
+/// The same for a call that another server makes.
+const CARRIED: Duration = Duration::from_secs(7);
 /// Workers drop idle connections after 300 s.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// Why a call was not answered with 200.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum CallError {
     /// Nothing of it arrived.
     #[error("it cannot be reached: {0}")]
@@ -31,6 +39,39 @@ pub(crate) enum CallError {
     /// It arrived, and nothing came of it.
     #[error("it answered with status {0}")]
     Status(u16),
+}
+
+/// What a worker is called for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Order {
+    RunJob,
+    StopInstance,
+    QueryStatus,
+    StartTask,
+    StopTasks,
+}
+
+impl Order {
+    fn path(self) -> &'static str {
+        match self {
+            Order::RunJob => "/worker/runJob",
+            Order::StopInstance => "/worker/stopInstance",
+            Order::QueryStatus => "/worker/queryInstanceStatus",
+            Order::StartTask => "/processorTracker/startTask",
+            Order::StopTasks => "/processorTracker/stopInstance",
+        }
+    }
+
+    /// Its message over Akka, and whether that is a question. Tasks that the server tracks go over HTTP.
+    fn class(self) -> Option<(Class, bool)> {
+        match self {
+            Order::RunJob => Some((Class::ServerScheduleJobReq, false)),
+            Order::StopInstance => Some((Class::ServerStopInstanceReq, false)),
+            Order::QueryStatus => Some((Class::ServerQueryInstanceStatusReq, true)),
+            Order::StartTask | Order::StopTasks => None,
+        }
+    }
 }
 
 /// What a worker knows of an instance.
@@ -46,10 +87,12 @@ pub(crate) struct Dialer {
     client: reqwest::Client,
     /// The way to workers over Akka, where that is served.
     akka: Option<Associations>,
+    /// The way to other servers, which call where this one cannot.
+    gateway: Gateway,
 }
 
 impl Dialer {
-    pub(crate) fn new(akka: Option<Associations>) -> anyhow::Result<Self> {
+    pub(crate) fn new(gateway: Gateway, akka: Option<Associations>) -> anyhow::Result<Self> {
         let client = reqwest::Client::builder()
             .http1_only()
             // Never by way of a proxy, nor to where an answer points: only what the gate allows is called.
@@ -59,39 +102,31 @@ impl Dialer {
             .timeout(ANSWER)
             .pool_idle_timeout(IDLE)
             .build()?;
-        Ok(Dialer { client, akka })
+        Ok(Dialer { client, akka, gateway })
     }
 
     pub(crate) async fn run_job(&self, way: &Way, request: &ServerScheduleJobReq) -> Result<(), CallError> {
-        self.tell(way, "/worker/runJob", Class::ServerScheduleJobReq, request).await
+        self.call(way, Order::RunJob, request).await.map(drop)
     }
 
     pub(crate) async fn stop_instance(&self, way: &Way, instance: i64) -> Result<(), CallError> {
-        let about = AboutInstance { instance_id: instance };
-        self.tell(way, "/worker/stopInstance", Class::ServerStopInstanceReq, &about).await
+        self.call(way, Order::StopInstance, &AboutInstance { instance_id: instance }).await.map(drop)
     }
 
     pub(crate) async fn start_task(&self, way: &Way, request: &TaskTrackerStartTaskReq) -> Result<(), CallError> {
-        self.post(http_only(way)?, "/processorTracker/startTask", request).await.map(drop)
+        self.call(way, Order::StartTask, request).await.map(drop)
     }
 
     /// Ends all tasks of the instance that the server gave the worker.
     pub(crate) async fn stop_tasks(&self, way: &Way, instance: i64) -> Result<(), CallError> {
-        let about = AboutInstance { instance_id: instance };
-        self.post(http_only(way)?, "/processorTracker/stopInstance", &about).await.map(drop)
+        self.call(way, Order::StopTasks, &AboutInstance { instance_id: instance }).await.map(drop)
     }
 
     /// Whether the worker has a tracker for the instance.
     pub(crate) async fn is_tracked(&self, way: &Way, instance: i64) -> Result<Tracked, CallError> {
-        let about = AboutInstance { instance_id: instance };
-        let answer = match way {
-            Way::Http(to) => serde_json::from_slice(&self.post(*to, "/worker/queryInstanceStatus", &about).await?),
-            Way::Akka(worker, spoken) => {
-                let class = Class::ServerQueryInstanceStatusReq;
-                serde_json::from_value(akka::ask(self.akka.as_ref(), worker, class, &about, *spoken).await?)
-            }
-        };
-        let answer: AskResponse = answer.map_err(|error| CallError::NoAnswer(error.to_string()))?;
+        let answer = self.call(way, Order::QueryStatus, &AboutInstance { instance_id: instance }).await?;
+        let answer = serde_json::from_value::<AskResponse>(answer);
+        let answer = answer.map_err(|error| CallError::NoAnswer(error.to_string()))?;
         match (answer.success, answer.message) {
             (true, _) => Ok(Tracked::Yes),
             (false, Some(message)) if message.to_lowercase().contains("can't find tasktracker") => Ok(Tracked::No),
@@ -99,30 +134,51 @@ impl Dialer {
         }
     }
 
-    async fn tell(&self, way: &Way, path: &str, class: Class, message: &impl Serialize) -> Result<(), CallError> {
+    /// Calls once. Returns what a question was answered; of anything else nothing.
+    pub(crate) async fn call(&self, way: &Way, order: Order, message: &impl Serialize) -> Result<Value, CallError> {
         match way {
-            Way::Http(to) => self.post(*to, path, message).await.map(drop),
-            Way::Akka(worker, spoken) => akka::tell(self.akka.as_ref(), worker, class, message, *spoken).await,
+            Way::Http(to) => self.post(*to, order, message).await,
+            Way::Akka(worker, spoken) => match order.class() {
+                Some((class, true)) => akka::ask(self.akka.as_ref(), worker, class, message, *spoken).await,
+                Some((class, false)) => {
+                    akka::tell(self.akka.as_ref(), worker, class, message, *spoken).await.map(|()| Value::Null)
+                }
+                None => Err(CallError::NotSent("it speaks Akka, and this goes over HTTP".to_owned())),
+            },
+            Way::Through { carrier, app, worker, spoken } => {
+                let (app, worker) = (app.to_string(), worker.to_string());
+                self.have_called(*carrier, &Asked { app, worker, spoken: *spoken, order, message }).await
+            }
         }
     }
 
-    async fn post(&self, to: SocketAddr, path: &str, message: &impl Serialize) -> Result<Bytes, CallError> {
+    async fn post(&self, to: SocketAddr, order: Order, message: &impl Serialize) -> Result<Value, CallError> {
         let body = serde_json::to_vec(message).expect("plain data becomes JSON");
-        let request = self.client.post(format!("http://{to}{path}")).header("content-type", "application/json");
+        let url = format!("http://{to}{}", order.path());
+        let request = self.client.post(url).header("content-type", "application/json");
         let answer = request.body(body).send().await.map_err(failed)?;
         let status = answer.status().as_u16();
         if status != 200 {
             return Err(CallError::Status(status));
         }
-        answer.bytes().await.map_err(failed)
+        let answer = answer.bytes().await.map_err(failed)?;
+        match order {
+            Order::QueryStatus => {
+                serde_json::from_slice(&answer).map_err(|error| CallError::NoAnswer(error.to_string()))
+            }
+            _ => Ok(Value::Null),
+        }
     }
-}
 
-/// Tasks that the server tracks go over HTTP.
-fn http_only(way: &Way) -> Result<SocketAddr, CallError> {
-    match way {
-        Way::Http(to) => Ok(*to),
-        Way::Akka(..) => Err(CallError::NotSent("it speaks Akka, and this goes over HTTP".to_owned())),
+    /// Has another server call.
+    async fn have_called(&self, carrier: BootId, asked: &Asked<impl Serialize>) -> Result<Value, CallError> {
+        let body = serde_json::to_vec(asked).expect("plain data becomes JSON").into();
+        match self.gateway.ask_peer(carrier, on_behalf::PATH, body, Instant::now() + CARRIED).await {
+            Ok(answer) => serde_json::from_slice::<Result<Value, CallError>>(&answer)
+                .unwrap_or_else(|error| Err(CallError::NoAnswer(error.to_string()))),
+            Err(Lost::NotSent(why)) => Err(CallError::NotSent(format!("the server that it talks to: {why}"))),
+            Err(Lost::NoAnswer(why)) => Err(CallError::NoAnswer(format!("the server that it talks to: {why}"))),
+        }
     }
 }
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 use axum::extract::{Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use http::HeaderName;
 use pendula_model::AppId;
 use pendula_server::config::PowerJobProtocol;
-use pendula_server::gateway::Owner;
+use pendula_server::gateway::{Owner, is_carried};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -21,6 +22,8 @@ use crate::transport::{client_ip, json};
 
 /// A worker's own patience is 5 s.
 const ANSWER: Duration = Duration::from_secs(4);
+/// In what an owner says to another server about where its worker should go: not here.
+const NOT_SERVED: HeaderName = HeaderName::from_static("pendula-powerjob-not-served");
 const PROBE_CONNECT: Duration = Duration::from_secs(1);
 const PROBE_ANSWER: Duration = Duration::from_secs(2);
 
@@ -88,31 +91,45 @@ pub(crate) struct Acquire {
     protocol: Option<String>,
 }
 
-/// The address of the server that owns the app: that answers, whoever was asked.
+/// The address of the server that owns the app: that answers, whoever was asked. Where the owner does not serve what the
+/// worker speaks, or does not let it in, it is the one that was asked.
 pub(crate) async fn acquire(State(shared): State<Shared>, Query(asked): Query<Acquire>, request: Request) -> Response {
+    // That we do not serve the worker is nothing to tell it when another server asks, which may.
+    let is_carried = is_carried(request.extensions());
     let advertised = match advertised(&shared, asked.protocol.as_deref()) {
-        Ok(advertised) => advertised,
+        Ok(advertised) => Ok(advertised),
+        Err(why) if is_carried => Err(why),
         Err(why) => return json(&ResultDto::refused(why)),
     };
     let peer = client_ip(&request);
     let id = asked.app_id.as_deref().and_then(|id| id.trim().parse::<i64>().ok()).filter(|id| *id > 0);
     let Some(id) = id.map(AppId) else {
         // A worker that is allowed to begin without its app (4.3.2 and later) asks again once it knows it.
-        return json(&ResultDto::of(advertised));
+        return json(&advertised.map_or_else(ResultDto::refused, ResultDto::of));
     };
     let app = match shared.app(id).await {
         Ok(Some(app)) => app,
         Ok(None) => return json(&ResultDto::refused(format!("can't find app by id: {id}"))),
         Err(_) => return hang_up(),
     };
-    if let Err(closed) = shared.gate.admit(&app.name, peer) {
-        shared.complain(peer, &closed);
-        return json(&ResultDto::refused(closed.to_string()));
-    }
+    let advertised = match shared.gate.admit(&app.name, peer) {
+        Ok(()) => advertised,
+        Err(closed) if is_carried => Err(closed.to_string()),
+        Err(closed) => {
+            shared.complain(peer, &closed);
+            return json(&ResultDto::refused(closed.to_string()));
+        }
+    };
     let (parts, _) = request.into_parts();
     let deadline = Instant::now() + ANSWER;
     match shared.gateway.find_owner(id.partition(), parts, Bytes::new(), true, deadline).await {
-        Owner::Here(_) => json(&ResultDto::of(advertised)),
+        Owner::Here(_) => match advertised {
+            Ok(advertised) => json(&ResultDto::of(advertised)),
+            Err(why) => ([(NOT_SERVED, "true")], json(&ResultDto::refused(why))).into_response(),
+        },
+        Owner::Answered(answer) if answer.headers().contains_key(NOT_SERVED) => {
+            json(&advertised.map_or_else(ResultDto::refused, ResultDto::of))
+        }
         Owner::Answered(answer) => answer,
     }
 }
@@ -120,10 +137,13 @@ pub(crate) async fn acquire(State(shared): State<Shared>, Query(asked): Query<Ac
 /// Where a worker that asks for `protocol` finds this server.
 fn advertised<'a>(shared: &'a Shared, protocol: Option<&str>) -> Result<&'a str, String> {
     let asked = protocol.map(str::trim).filter(|protocol| !protocol.is_empty()).unwrap_or("AKKA");
-    match (PowerJobProtocol::list(asked)?.as_slice(), &shared.akka_advertised) {
-        ([PowerJobProtocol::Akka], Some(advertised)) => Ok(advertised),
-        _ => speaks_http(protocol).map(|()| shared.advertised.as_str()),
+    if let ([PowerJobProtocol::Akka], Some(advertised)) =
+        (PowerJobProtocol::list(asked)?.as_slice(), &shared.akka_advertised)
+    {
+        return Ok(advertised);
     }
+    speaks_http(protocol)?;
+    shared.advertised.as_deref().ok_or_else(|| "this server has no port for PowerJob's workers".to_owned())
 }
 
 /// Whether a worker that asks for `protocol` can be served over HTTP; none means the oldest one, AKKA.

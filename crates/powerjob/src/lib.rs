@@ -11,6 +11,9 @@
 //! A map of ours is the exception: its tasks are the engine's, and go to a worker's threads one by one ([`mapped`]); what
 //! workers say of them comes back through [`task_tracker`].
 //!
+//! Servers of a cluster need not be configured alike. Who owns an app has its workers' sessions, also without a port for them;
+//! messages are carried there from where they arrive, and calls to workers go back that way ([`way`], [`on_behalf`]).
+//!
 //! Workers cannot authenticate. What they may do is bounded by where they are: see [`gate`].
 
 mod akka;
@@ -24,6 +27,7 @@ mod listener;
 mod log_lines;
 mod mapped;
 pub mod messages;
+mod on_behalf;
 mod openapi;
 mod run;
 mod session;

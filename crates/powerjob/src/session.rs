@@ -51,7 +51,7 @@ pub(crate) struct Surroundings {
     pub(crate) workers: Workers,
     pub(crate) log_lines: LogLines,
     pub(crate) timing: Timing,
-    /// Where workers report to.
+    /// Where workers report to that this server calls; empty if it has no port.
     pub(crate) advertised: Arc<str>,
 }
 
@@ -161,7 +161,7 @@ pub(crate) async fn run(
         match open(&around, &who, &first, info).await {
             Ok((mut session, mut errands)) => {
                 let (worker, version) = (&who.address, first.version.as_deref());
-                tracing::info!(%worker, version, app = %who.app, "PowerJob worker connected");
+                tracing::info!(%worker, version, app = %who.app, way = %who.way, "PowerJob worker connected");
                 let (why, anew) = match session.serve(&mut errands, &mut told).await {
                     Over::For(why) => (why, None),
                     Over::BeganAnew(heartbeat) => ("it began anew, as something else", Some(heartbeat)),

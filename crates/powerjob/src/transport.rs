@@ -11,16 +11,17 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Extensions, StatusCode, header};
-use pendula_akka::artery::Address;
 use pendula_model::app::App;
+use pendula_model::worker::BootId;
 use pendula_model::{AppId, InstanceId, JobId};
-use pendula_server::gateway::{Owner, client_of};
+use pendula_server::gateway::{Owner, carrier_of, client_of, is_carried};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::discovery::speaks_http;
+use crate::gate::Closed;
 use crate::messages::*;
 use crate::run::Shared;
 use crate::session::{self, Identity};
@@ -29,15 +30,15 @@ use crate::way::{Speech, Spoken, Way};
 use crate::workers::Told;
 
 /// Longest message. Logs come in twenties, each as long as its author liked.
-const BODY: usize = 8 << 20;
+pub(crate) const BODY: usize = 8 << 20;
 /// A worker's own patience is 5 s.
 const CARRY: Duration = Duration::from_secs(4);
 
 pub(crate) async fn heartbeat(State(shared): State<Shared>, request: Request) -> Response {
     let spoken = Spoken::of(request.headers());
     let found = at_owner(&shared, request, |heartbeat: &WorkerHeartbeat| Some(AppId(heartbeat.app_id))).await;
-    let Ok(Here { message: mut heartbeat, app, peer }) = found else { return found.err().unwrap_or_default() };
-    if let Err(why) = fits(&shared, spoken, &heartbeat) {
+    let Ok(Here { message: mut heartbeat, app, peer, carrier }) = found else { return found.err().unwrap_or_default() };
+    if let (None, Err(why)) = (spoken, speaks_http(heartbeat.protocol.as_deref())) {
         shared.complain(peer, &why);
         return empty();
     }
@@ -45,17 +46,12 @@ pub(crate) async fn heartbeat(State(shared): State<Shared>, request: Request) ->
         shared.complain(peer, &format!("a worker of app({}) gave the number of app({})", heartbeat.app_name, app.name));
         return empty();
     }
-    let target = match shared.gate.target(&app.name, &heartbeat.worker_address).await {
-        Ok(target) => target,
-        Err(closed) => {
-            shared.complain(peer, &closed);
+    let way = match Way::to(&shared, &app.name, &heartbeat.worker_address, spoken, carrier).await {
+        Ok(way) => way,
+        Err(why) => {
+            shared.complain(peer, &why);
             return empty();
         }
-    };
-    // A worker's Akka is where it says that it is itself: see `akka.rs`.
-    let way = match (spoken, Address::of_worker(&heartbeat.worker_address)) {
-        (Some(spoken), Some(worker)) => Way::Akka(worker, spoken),
-        _ => Way::Http(target),
     };
     heartbeat.way = Some(way.clone());
     let info = translate::worker_info(&heartbeat);
@@ -74,17 +70,6 @@ pub(crate) async fn heartbeat(State(shared): State<Shared>, request: Request) ->
         }
     }
     empty()
-}
-
-/// Whether a worker can be served that speaks so.
-fn fits(shared: &Shared, spoken: Option<Spoken>, heartbeat: &WorkerHeartbeat) -> Result<(), String> {
-    match spoken {
-        None => speaks_http(heartbeat.protocol.as_deref()),
-        Some(_) if shared.akka_advertised.is_some() => Ok(()),
-        Some(_) => Err("a worker speaks Akka to another server, and this one has no port for it: set \
-                                `powerjob.akka.listen` on all servers"
-            .to_owned()),
-    }
 }
 
 pub(crate) async fn report_instance_status(State(shared): State<Shared>, request: Request) -> Response {
@@ -126,7 +111,7 @@ pub(crate) async fn report_log(State(shared): State<Shared>, request: Request) -
     let instance = InstanceId(first.instance_id);
     let Ok(Some(row)) = shared.gateway.server().store.instance(instance).await else { return empty() };
     let Ok(Some(app)) = shared.app(row.app).await else { return empty() };
-    if let Err(closed) = shared.gate.admit(&app.name, peer) {
+    if let Err(closed) = admit(&shared, &app.name, &parts.extensions) {
         shared.complain(peer, &closed);
         return empty();
     }
@@ -174,6 +159,8 @@ pub(crate) struct Here<T> {
     pub(crate) message: T,
     pub(crate) app: App,
     peer: IpAddr,
+    /// The server that carried it here, if that was so.
+    carrier: Option<BootId>,
 }
 
 /// Reads a message and has the owner of its app answer it: that may be another server, whose answer is the error then.
@@ -213,15 +200,22 @@ impl<T> Arrived<T> {
             Ok(None) => return Err(json(&AskResponse::refused(format!("can't find app by id: {id}")))),
             Err(_) => return Err(json(&AskResponse::refused("the store cannot be read now"))),
         };
-        if let Err(closed) = shared.gate.admit(&app.name, peer) {
+        if let Err(closed) = admit(shared, &app.name, &parts.extensions) {
             shared.complain(peer, &closed);
             return Err(json(&AskResponse::refused(closed.to_string())));
         }
+        let carrier = carrier_of(&parts.extensions);
         match shared.gateway.find_owner(id.partition(), parts, body, true, Instant::now() + CARRY).await {
-            Owner::Here(_) => Ok(Here { message, app, peer }),
+            Owner::Here(_) => Ok(Here { message, app, peer, carrier }),
             Owner::Answered(answer) => Err(answer),
         }
     }
+}
+
+/// Whether a request about `app` may come from where it came from. Servers trust each other to have asked that: they may have
+/// different lists.
+fn admit(shared: &Shared, app: &str, extensions: &Extensions) -> Result<(), Closed> {
+    if is_carried(extensions) { Ok(()) } else { shared.gate.admit(app, ip_of(extensions)) }
 }
 
 async fn read(body: Body) -> Read<Bytes> {
@@ -230,7 +224,7 @@ async fn read(body: Body) -> Read<Bytes> {
 
 type Read<T> = Result<T, Response>;
 
-fn unreadable(error: &serde_json::Error) -> Response {
+pub(crate) fn unreadable(error: &serde_json::Error) -> Response {
     (StatusCode::BAD_REQUEST, format!("the message cannot be read: {error}\n")).into_response()
 }
 

@@ -1,11 +1,12 @@
 //! `pendula doctor`: what works and what does not, from here.
 
+use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pendula_client::{Client, ClientError};
 use pendula_model::Timestamp;
-use pendula_model::api::{StatusView, TokenKind};
+use pendula_model::api::{ListenerView, ServerView, StatusView, TokenKind};
 use serde::Serialize;
 
 use super::token::kind_word;
@@ -36,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Skew from which times that users compare look wrong, and from which certificates and tokens may.
 const SKEW_WARN: Duration = Duration::from_millis(500);
 const SKEW_FAIL: Duration = Duration::from_secs(30);
+/// The name of the port that each server has.
+const OWN_PORT: &str = "api";
 /// A background loop that has not come round for so long hangs.
 const LOOP_STUCK_SECONDS: f64 = 60.0;
 
@@ -203,6 +206,7 @@ async fn servers(client: &Client, report: &mut Report) {
             report.add("servers", verdict, format!("{}: its clock is {} off the database's", server.name, span(skew)));
         }
     }
+    gateways(&alive, report);
     let mut versions: Vec<_> = alive.iter().map(|server| server.version.as_str()).collect();
     versions.sort_unstable();
     versions.dedup();
@@ -214,6 +218,26 @@ async fn servers(client: &Client, report: &mut Report) {
         );
     }
     report.ok("servers", format!("{} share the work, and were asked to reach each other", alive.len()));
+}
+
+/// Servers may have different gateways, and serve each other's workers. Who loses the only one that has a port should know.
+fn gateways(servers: &[&ServerView], report: &mut Report) {
+    let ports = |status: &StatusView| {
+        let names = status.listeners.iter().map(|listener| listener.name.as_str()).filter(|name| *name != OWN_PORT);
+        names.map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let known = servers.iter().filter_map(|server| Some((server.name.as_str(), ports(server.status.as_ref()?))));
+    let known: Vec<_> = known.collect();
+    if known.iter().all(|(_, ports)| *ports == known[0].1) {
+        return;
+    }
+    let each = known.into_iter().map(|(server, ports)| {
+        let ports = ports.into_iter().collect::<Vec<_>>().join(" and ");
+        format!("{server} for {}", if ports.is_empty() { "none" } else { &ports })
+    });
+    let what = format!("servers listen for gateways differently: {}", each.collect::<Vec<_>>().join(", "));
+    let then = "workers are served as long as one that has their port lives, by whichever owns their app";
+    report.add("gateways", Verdict::Warning, format!("{what}; {then}"));
 }
 
 /// The server's clock was read between the two moments of ours; what lies outside of them is skew.
@@ -247,15 +271,15 @@ fn inside(status: &StatusView, report: &mut Report) {
         let loopback = ["127.", "[::1]", "localhost"].iter().any(|prefix| listener.address.starts_with(prefix));
         let verdict = match (listener.authenticated, listener.tls || loopback) {
             // Its workers have no way to authenticate; the operator asked for it.
-            (false, _) if listener.name == "powerjob" => Verdict::Warning,
+            (false, _) if is_powerjob(listener) => Verdict::Warning,
             (false, _) => Verdict::Failed,
             (true, false) => Verdict::Warning,
             (true, true) => Verdict::Ok,
         };
-        let open = match (listener.authenticated, listener.name.as_str()) {
-            (true, _) => "",
-            (false, "powerjob") => ", unauthenticated: open to all machines that `powerjob.allow` lists",
-            (false, _) => ", open to everybody",
+        let open = match listener.authenticated {
+            true => "",
+            false if is_powerjob(listener) => ", unauthenticated: open to all machines that `powerjob.allow` lists",
+            false => ", open to everybody",
         };
         report.add("port", verdict, format!("{} on {}, {tls}{open}", listener.name, listener.address));
     }
@@ -272,6 +296,11 @@ fn inside(status: &StatusView, report: &mut Report) {
     for problem in &status.problems {
         report.add("problem", verdict, problem.clone());
     }
+}
+
+/// Whether a port is one of PowerJob's gateway.
+fn is_powerjob(listener: &ListenerView) -> bool {
+    listener.name.starts_with("powerjob ")
 }
 
 async fn workers(client: &Client, report: &mut Report) {

@@ -6,6 +6,8 @@ use pendula_client::Client;
 use pendula_model::api::{AppCreate, TokenCreate, TokenKind};
 use pendula_processors::{ProcessorConfig, register};
 use pendula_server::{Config, ConfigSources, Flags, Server, SystemClock};
+use pendula_store::MemoryStore;
+use pendula_store::logs::SqliteLogStore;
 use pendula_worker::{Shutdown, Worker};
 
 use crate::command::{Done, Pendula};
@@ -226,4 +228,46 @@ async fn tokens_and_apps_are_managed_and_a_login_is_kept() {
     })
     .await;
     live.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s5_6_a_doctor_names_the_servers_whose_gateways_differ() {
+    let data = tempfile::tempdir().expect("a directory");
+    let store = Arc::new(MemoryStore::shared(2, [7; 32]));
+    let logs = Arc::new(SqliteLogStore::open(data.path()).expect("an empty log store"));
+    let mut servers = Vec::new();
+    for name in ["with", "without"] {
+        let set = ["powerjob.http.listen=127.0.0.1:0", "powerjob.allow=demo=127.0.0.0/8"].map(str::to_owned);
+        let flags = Flags {
+            listen: Some("127.0.0.1:0".into()),
+            database: Some(format!("sqlite:{}", data.path().display())),
+            set: if name == "with" { set.to_vec() } else { Vec::new() },
+            ..Flags::default()
+        };
+        let mut config = Config::load(&ConfigSources { flags, ..ConfigSources::default() }).expect("valid");
+        (config.admin_token, config.name) = (Some(ADMIN.to_owned()), Some(name.to_owned()));
+        let server = Server::start_with(config, Arc::new(SystemClock), store.clone(), logs.clone()).await;
+        servers.push(server.expect("started"));
+    }
+    while servers.iter().any(|server| server.state().partitions.status().owned != 1) {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let url = format!("http://{}", servers[1].local_addr());
+    let pendula = Arc::new(Pendula::new().with("PENDULA_SERVER", &url).with("PENDULA_TOKEN", ADMIN));
+    let doctor = async |pendula: &Arc<Pendula>| {
+        let pendula = pendula.clone();
+        let report = blocking(move || pendula.json(&["doctor"])).await;
+        let found = report.as_array().expect("checks").iter().find(|check| check["check"] == "gateways").cloned();
+        found.map(|check| (check["verdict"].clone(), check["detail"].to_string()))
+    };
+    assert_eq!(doctor(&pendula).await, None, "none has opened one yet");
+    pendula_powerjob::start(&servers[0]).await.expect("started").expect("it is on");
+    let (verdict, detail) = doctor(&pendula).await.expect("one check");
+    assert_eq!(verdict, "warning");
+    for part in ["with for powerjob http", "without for none"] {
+        assert!(detail.contains(part), "{detail}");
+    }
+    for server in servers {
+        server.stop().await;
+    }
 }

@@ -118,7 +118,7 @@ async fn s5_2_a_worker_may_speak_something_else_after_its_next_start() {
     let at = worker.me.port();
     worker.close().await;
     let port = TcpListener::bind(("127.0.0.1", at)).await.expect("it is free");
-    let worker = AkkaWorker::start_at(&world, port, Dialect::Named).await;
+    let worker = AkkaWorker::start_at(world.gateway.local_addr, world.app, port, Dialect::Named).await;
     // It has more memory now, by which we know that it was heard.
     let mut spec = job("a", Standalone);
     spec.workers.min.memory = Some("3GiB".parse().expect("a size"));
@@ -149,7 +149,7 @@ async fn s5_2_who_is_there_next_hears_nothing_until_it_has_spoken() {
     let at = worker.me.port();
     worker.close().await;
     let port = TcpListener::bind(("127.0.0.1", at)).await.expect("it is free");
-    let mut worker = AkkaWorker::start_at(&world, port, Dialect::Named).await;
+    let mut worker = AkkaWorker::start_at(world.gateway.local_addr, world.app, port, Dialect::Named).await;
     world.command(pendula_engine::Command::InstanceStop { instance: id }).await;
     let heard = worker.to().clone();
     until("the server comes and says who it is", async || heard.counters().received() > 0).await;

@@ -18,7 +18,7 @@ use crate::world::soon;
 
 pub struct FakeWorker {
     pub address: String,
-    pub gateway: SocketAddr,
+    gateway: Mutex<SocketAddr>,
     pub app: i64,
     inner: Arc<Inner>,
     received: tokio::sync::Mutex<mpsc::UnboundedReceiver<(String, Value)>>,
@@ -79,7 +79,7 @@ impl FakeWorker {
         let http = reqwest::Client::builder().http1_only().no_proxy().build().expect("a client");
         let mut worker = FakeWorker {
             address,
-            gateway,
+            gateway: Mutex::new(gateway),
             app: 0,
             inner,
             received: tokio::sync::Mutex::new(received),
@@ -93,15 +93,24 @@ impl FakeWorker {
             worker.discover(&format!("/server/assert?appName={app}")).await["data"].as_i64().expect("a number");
         let path = format!("/server/acquire?appId={}&protocol=HTTP", worker.app);
         let server = worker.discover(&path).await["data"].as_str().expect("an address").to_owned();
-        worker.gateway = server.parse().expect("an address of this machine");
+        worker.go_to(server.parse().expect("an address of this machine"));
         worker
     }
 
     pub async fn discover(&self, path: &str) -> Value {
-        let url = format!("http://{}{path}", self.gateway);
+        let url = format!("http://{}{path}", self.gateway());
         let answer = self.http.get(url).send().await.expect("the gateway answers");
         assert_eq!(answer.status(), 200);
         answer.json().await.expect("discovery answers JSON")
+    }
+
+    /// Where it says everything, from now on.
+    pub fn go_to(&self, gateway: SocketAddr) {
+        *self.gateway.lock().expect("no panic") = gateway;
+    }
+
+    pub fn gateway(&self) -> SocketAddr {
+        *self.gateway.lock().expect("no panic")
     }
 
     /// Sends a message as it is; returns what came back.
@@ -112,7 +121,7 @@ impl FakeWorker {
 
     /// The same to any path.
     pub async fn post_to(&self, path: &str, body: impl Into<reqwest::Body>) -> (u16, Value) {
-        let url = format!("http://{}/{path}", self.gateway);
+        let url = format!("http://{}/{path}", self.gateway());
         let answer = self.http.post(url).body(body).send().await.expect("the gateway answers");
         let status = answer.status().as_u16();
         let text = answer.text().await.expect("a body");
@@ -141,7 +150,7 @@ impl FakeWorker {
         let worker = Arc::downgrade(self);
         let beating = tokio::spawn(async move {
             while let Some(worker) = worker.upgrade() {
-                let url = format!("http://{}/server/workerHeartbeat", worker.gateway);
+                let url = format!("http://{}/server/workerHeartbeat", worker.gateway());
                 // While the server is away nobody answers.
                 let _ = worker.http.post(url).body(worker.heartbeat_message().to_string()).send().await;
                 drop(worker);

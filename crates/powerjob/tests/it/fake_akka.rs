@@ -49,15 +49,15 @@ impl Drop for AkkaWorker {
 impl AkkaWorker {
     pub async fn start(world: &World, dialect: Dialect) -> AkkaWorker {
         let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        AkkaWorker::start_at(world, port, dialect).await
+        AkkaWorker::start_at(world.gateway.local_addr, world.app, port, dialect).await
     }
 
     /// Finds its server as a real one does.
-    pub async fn start_at(world: &World, port: TcpListener, dialect: Dialect) -> AkkaWorker {
-        let answer = acquire(world, "akka").await;
+    pub async fn start_at(gateway: SocketAddr, app: AppId, port: TcpListener, dialect: Dialect) -> AkkaWorker {
+        let answer = acquire_from(gateway, app, "akka").await;
         let (host, number) = answer["data"].as_str().and_then(|at| at.split_once(':')).expect("an address");
         let server = Address::new("oms-server", host, number.parse().expect("a port")).expect("an address");
-        AkkaWorker::start_to(server, world.app, port, dialect)
+        AkkaWorker::start_to(server, app, port, dialect)
     }
 
     /// Talks to that server, whoever owns the app.
@@ -187,8 +187,12 @@ impl AkkaWorker {
 }
 
 pub async fn acquire(world: &World, protocol: &str) -> Value {
-    let path = format!("/server/acquire?appId={}&protocol={protocol}", world.app.0);
-    let url = format!("http://{}{path}", world.gateway.local_addr);
+    acquire_from(world.gateway.local_addr, world.app, protocol).await
+}
+
+/// What a gateway tells a worker of `app` that asks where to go.
+pub async fn acquire_from(gateway: SocketAddr, app: AppId, protocol: &str) -> Value {
+    let url = format!("http://{gateway}/server/acquire?appId={}&protocol={protocol}", app.0);
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
     client.get(url).send().await.expect("the gateway answers").json().await.expect("JSON")
 }

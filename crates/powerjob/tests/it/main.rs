@@ -11,5 +11,6 @@ mod mapped;
 mod must;
 mod openapi;
 mod tracked;
+mod unequal;
 mod wire;
 mod world;

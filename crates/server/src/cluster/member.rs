@@ -51,6 +51,14 @@ struct Seen {
     duties: Duties,
 }
 
+impl Seen {
+    fn seat_of(&self, boot: BootId) -> Option<Seat> {
+        let server = self.view.servers.iter().find(|server| server.seat.boot == boot);
+        // What it had left when we looked has gone by since.
+        server.filter(|server| server.expires_in > self.at.elapsed()).map(|server| server.seat.clone())
+    }
+}
+
 /// This server's membership. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Member {
@@ -147,12 +155,12 @@ impl Member {
         let Some(seen) = seen.as_ref() else { return Place::Nobody };
         let holding = seen.view.holdings.get(usize::from(partition.0));
         let owner = holding.and_then(|holding| holding.owner).filter(|owner| *owner != self.boot());
-        let server = owner.and_then(|owner| seen.view.servers.iter().find(|server| server.seat.boot == owner));
-        match server {
-            // What it had left when we looked has gone by since.
-            Some(server) if server.expires_in > seen.at.elapsed() => Place::There(server.seat.clone()),
-            _ => Place::Nobody,
-        }
+        owner.and_then(|owner| seen.seat_of(owner)).map_or(Place::Nobody, Place::There)
+    }
+
+    /// Where the process `boot` is, as long as its lease had not run out when we looked.
+    pub(crate) fn seat_of(&self, boot: BootId) -> Option<Seat> {
+        self.inner.seen.borrow().as_ref()?.seat_of(boot)
     }
 
     /// Where the servers are that a worker may go to: those that are alive, as far as was seen, and not about to leave. Ours

@@ -12,5 +12,6 @@ mod relay;
 mod tokens;
 
 pub(crate) use member::{Member, Place, attend};
-pub(crate) use relay::{Lost, NOT_OWNER, Relay, Relayed, admit, is_not_owner};
+pub use relay::Lost;
+pub(crate) use relay::{NOT_OWNER, Relay, Relayed, admit, is_not_owner};
 pub(crate) use tokens::PeerKey;

@@ -22,6 +22,7 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use pendula_model::worker::BootId;
 use pendula_store::Seat;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -35,6 +36,8 @@ use crate::session::Peer;
 
 /// By it a server knows a peer.
 const SHOWN: HeaderName = HeaderName::from_static("pendula-peer");
+/// The process that sends, by its boot id.
+const CARRIER: HeaderName = HeaderName::from_static("pendula-carrier");
 /// Where the request came from first.
 const CLIENT: HeaderName = HeaderName::from_static("pendula-client");
 /// In an answer: not the owner, and nothing was done.
@@ -61,11 +64,14 @@ const OF_THE_CONNECTION: [HeaderName; 6] = [
 
 /// A request that a peer sent: it is answered here or not at all.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Relayed;
+pub(crate) struct Relayed {
+    /// The process that sent it, if it said so.
+    pub(crate) by: Option<BootId>,
+}
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Lost {
+pub enum Lost {
     /// The request was not sent.
     #[error("it cannot be reached: {0}")]
     NotSent(String),
@@ -153,6 +159,7 @@ impl Relay {
             kept.insert(header::TE, te.clone());
         }
         kept.insert(SHOWN, HeaderValue::from_str(&self.key.token(to.boot)).expect("it is hexadecimal"));
+        kept.insert(CARRIER, HeaderValue::from_str(&self.member.boot().to_string()).expect("it is hexadecimal"));
         if let Some(client) = client {
             kept.insert(CLIENT, HeaderValue::from_str(&client.to_string()).expect("an address is plain"));
         }
@@ -249,7 +256,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// Stands before all routes: who claims to be a peer must mean this process and prove it.
 pub(crate) async fn admit(State(relay): State<Arc<Relay>>, mut request: Request, next: Next) -> Response {
     let headers = request.headers_mut();
-    let (shown, client) = (headers.remove(SHOWN), headers.remove(CLIENT));
+    let (shown, client, carrier) = (headers.remove(SHOWN), headers.remove(CLIENT), headers.remove(CARRIER));
     let Some(shown) = shown else { return next.run(request).await };
     if !relay.is_me(&shown) {
         // Most likely it means an earlier process that had this address.
@@ -264,7 +271,8 @@ pub(crate) async fn admit(State(relay): State<Arc<Relay>>, mut request: Request,
         request.extensions_mut().insert(ConnectInfo(client));
         request.extensions_mut().insert(Peer(client));
     }
-    request.extensions_mut().insert(Relayed);
+    let by = carrier.and_then(|boot| u64::from_str_radix(boot.to_str().ok()?, 16).ok()).map(BootId);
+    request.extensions_mut().insert(Relayed { by });
     next.run(request).await
 }
 

@@ -141,7 +141,7 @@ pub const OPTIONS: &[Opt] = &[
         "powerjob.allow",
         "Which apps PowerJob's workers may serve, and in which networks those may be, as\n\
          billing=10.1.0.0/16,10.2.0.7; reports=127.0.0.0/8. An app that is not named accepts none, and nothing else is\n\
-         ever called by the gateway. The same on all servers.",
+         ever called by the gateway. Each server of a cluster has its own list, for what comes to its own ports.",
     ),
     option(
         "powerjob.protocols",

@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderValue};
 use http_body::Frame;
 use pendula_model::PartitionId;
 use pendula_wire::v1::worker_service_server::WorkerServiceServer;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 use tower::ServiceExt;
@@ -27,8 +27,6 @@ use crate::state::ServerState;
 
 /// How long a worker waits for its app to have an owner before it is told to come again.
 const OWNERLESS: Duration = Duration::from_secs(10);
-/// How long we wait for news of an owner before we try again what was seen last.
-const TRY_AGAIN: Duration = Duration::from_millis(250);
 
 /// What a session needs to find its owner.
 #[derive(Clone)]
@@ -85,14 +83,14 @@ impl Entry {
                     }
                 }
             }
-            relay.member.look();
             // What was read of the worker's words is gone: it has to say them again. What was not waits with us, or all
             // workers of a server that crashed would knock until its lease runs out.
             if body.is_read() || Instant::now() >= deadline || self.stop.is_cancelled() {
+                relay.member.look();
                 tracing::warn!(%partition, why, "a worker's session was not passed on");
                 return Status::unavailable(why).into_http();
             }
-            let _ = timeout_at(deadline.min(Instant::now() + TRY_AGAIN), relay.member.news()).await;
+            relay.member.look_again(deadline).await;
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A gateway is a crate of its own: it listens, translates, and calls its workers. To the engine they are workers like all
 //! others, with a session each ([`Gateway::connect`]). What arrives at a server that does not own the app is carried to
-//! the one that does ([`Gateway::find_owner`]), to the routes that the gateway has there ([`Gateway::serve_peers`]).
+//! the one that does ([`Gateway::find_owner`]), to the routes that the gateway has there ([`Gateway::serve_peers`]). What the
+//! owner cannot do itself it asks of the server that carried it ([`Gateway::ask_peer`]).
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -17,11 +18,12 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Extensions, StatusCode};
+use http::{Extensions, HeaderMap, Method, StatusCode};
+use http_body_util::{BodyExt, Limited};
 use pendula_engine::input::NewTask;
 use pendula_engine::{Dispatch, Input, Mapping, Report, WorkerHello};
 use pendula_model::api::ListenerView;
-use pendula_model::worker::{HostMetrics, WorkerInfo};
+use pendula_model::worker::{BootId, HostMetrics, WorkerInfo};
 use pendula_model::{AppId, AttemptKey, PartitionId, SessionId};
 use pendula_store::StoreError;
 use pendula_store::logs::{LogAppend, LogKey};
@@ -33,12 +35,15 @@ use tower::ServiceExt;
 
 use super::outbox::{Outbox, Taken};
 use super::{Peer, Refusals};
+pub use crate::cluster::Lost;
 use crate::cluster::{NOT_OWNER, Place, Relayed, is_not_owner};
 use crate::logs::News;
 use crate::partition::{CommandError, Message};
 pub use crate::readings::{Reading, Value};
 use crate::state::ServerState;
 
+/// Bytes of what a peer answers to a question.
+const ANSWER: usize = 8 << 20;
 /// Where a peer's requests to gateways arrive; nobody else gets in.
 pub(crate) const PEERS: &str = "/peer/gateway/{name}/{*path}";
 
@@ -137,9 +142,9 @@ impl Gateway {
         &self.state
     }
 
-    /// Shows a port of the gateway's among what the server listens on.
-    pub fn listens(&self, address: SocketAddr, authenticated: bool) {
-        let (name, address) = (self.name.to_owned(), address.to_string());
+    /// Shows the gateway's port for `protocol` among what the server listens on.
+    pub fn listens(&self, protocol: &str, address: SocketAddr, authenticated: bool) {
+        let (name, address) = (format!("{} {protocol}", self.name), address.to_string());
         self.state.listeners.add(ListenerView { name, address, tls: false, authenticated });
         self.state.metrics.listens(self.name, authenticated);
     }
@@ -213,7 +218,12 @@ impl Gateway {
         Ok(())
     }
 
-    /// Answers what peers carry here with `routes`.
+    /// Whether other servers may be on the same store.
+    pub fn has_peers(&self) -> bool {
+        self.state.relay.is_some()
+    }
+
+    /// Answers what peers carry here, and ask, with `routes`.
     pub fn serve_peers(&self, routes: Router) {
         let mut known = self.state.doors.routes.write().expect("nothing panics while it holds this lock");
         known.retain(|(name, _)| name != self.name);
@@ -260,7 +270,7 @@ impl Gateway {
                 let sent = relay.send(&seat, parts.method.clone(), Some(&path), &parts.headers, client, body);
                 match timeout_at(deadline, sent).await {
                     Ok(Ok(answer)) if !is_not_owner(&answer) => return Owner::Answered(answer),
-                    Ok(Ok(_)) | Ok(Err(crate::cluster::Lost::NotSent(_))) => {}
+                    Ok(Ok(_)) | Ok(Err(Lost::NotSent(_))) => {}
                     Ok(Err(lost)) if !repeatable => {
                         tracing::debug!(peer = seat.name, %partition, error = %lost, "the owner did not answer");
                         return Owner::Answered(StatusCode::BAD_GATEWAY.into_response());
@@ -269,17 +279,65 @@ impl Gateway {
                     Err(_) => return Owner::Answered(StatusCode::GATEWAY_TIMEOUT.into_response()),
                 }
             }
+            // Of a server that stops nobody sees who takes over.
+            if relay.member.has_left() {
+                return Owner::Answered(StatusCode::SERVICE_UNAVAILABLE.into_response());
+            }
             relay.member.look_again(deadline).await;
             if Instant::now() >= deadline {
                 return Owner::Answered(StatusCode::SERVICE_UNAVAILABLE.into_response());
             }
         }
     }
+
+    /// Posts `body` to the route that this gateway has for peers at `path` on the server process `boot`, once.
+    ///
+    /// # Errors
+    /// [`Lost::NotSent`] also when the process is gone, or has no such route or refuses the request: nothing was done.
+    /// [`Lost::NoAnswer`] when there is no whole answer until `deadline`.
+    pub async fn ask_peer(&self, boot: BootId, path: &str, body: Bytes, deadline: Instant) -> Result<Bytes, Lost> {
+        let not_sent = |why: &str| Lost::NotSent(why.to_owned());
+        let relay = self.state.relay.as_ref().ok_or_else(|| not_sent("this server is alone on its database"))?;
+        let path = format!("/peer/gateway/{}{path}", self.name).parse::<PathAndQuery>();
+        let path = path.map_err(|error| not_sent(&error.to_string()))?;
+        let mut seat = relay.member.seat_of(boot);
+        if seat.is_none() {
+            // It may have come after we looked.
+            relay.member.look_again(deadline).await;
+            seat = relay.member.seat_of(boot);
+        }
+        let seat = seat.ok_or_else(|| not_sent("the server is gone"))?;
+        let exchange = async {
+            let body = Body::from(body);
+            let answer = relay.send(&seat, Method::POST, Some(&path), &HeaderMap::new(), None, body).await?;
+            let status = answer.status();
+            if status.is_client_error() {
+                return Err(Lost::NotSent(format!("{} answers {status}", seat.name)));
+            }
+            if status != StatusCode::OK {
+                return Err(Lost::NoAnswer(format!("{} answers {status}", seat.name)));
+            }
+            let whole = Limited::new(answer.into_body(), ANSWER).collect().await;
+            Ok(whole.map_err(|error| Lost::NoAnswer(error.to_string()))?.to_bytes())
+        };
+        let answer = timeout_at(deadline, exchange).await;
+        answer.unwrap_or_else(|_| Err(Lost::NoAnswer(format!("{} does not answer in time", seat.name))))
+    }
 }
 
 /// Where a request came from first: the listener, or the peer that carried it here, says so.
 pub fn client_of(extensions: &Extensions) -> Option<SocketAddr> {
     extensions.get::<Peer>().map(|peer| peer.0)
+}
+
+/// Whether a peer carried a request here, which it let in itself.
+pub fn is_carried(extensions: &Extensions) -> bool {
+    extensions.get::<Relayed>().is_some()
+}
+
+/// The server process that carried a request here, if one did and says so.
+pub fn carrier_of(extensions: &Extensions) -> Option<BootId> {
+    extensions.get::<Relayed>()?.by
 }
 
 /// For a gateway's own listener: says where a request came from.
@@ -297,11 +355,18 @@ pub(crate) async fn for_gateway(
     Path((name, path)): Path<(String, String)>,
     mut request: Request,
 ) -> Response {
-    let is_peer = request.extensions().get::<Relayed>().is_some();
-    let Some(router) = doors.find(&name).filter(|_| is_peer) else { return StatusCode::NOT_FOUND.into_response() };
+    let (relayed, client) =
+        (request.extensions().get::<Relayed>().copied(), request.extensions().get::<Peer>().copied());
+    let Some((router, relayed)) = doors.find(&name).zip(relayed) else { return StatusCode::NOT_FOUND.into_response() };
     let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
     let Ok(uri) = format!("/{path}{query}").parse() else { return StatusCode::BAD_REQUEST.into_response() };
     *request.uri_mut() = uri;
+    // The parameters of our own path would be taken for some of the gateway's.
+    request.extensions_mut().clear();
+    request.extensions_mut().insert(relayed);
+    if let Some(client) = client {
+        request.extensions_mut().insert(client);
+    }
     let answered: BoxFuture<'_, _> = Box::pin(router.oneshot(request));
     answered.await.unwrap_or_else(|never| match never {})
 }

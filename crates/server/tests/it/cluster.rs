@@ -12,6 +12,7 @@ use pendula_model::job::JobSpec;
 use pendula_model::processor::{Handler, Processor};
 use pendula_model::worker::BootId;
 use pendula_model::{InstanceId, PartitionId};
+use pendula_server::gateway::Owner;
 use pendula_server::{Clock, Server, SystemClock};
 use pendula_store::logs::SqliteLogStore;
 use pendula_store::{MemoryStore, Seat};
@@ -447,4 +448,18 @@ async fn a_drained_server_gives_everything_away_and_goes_on_answering() {
     ring.is_settled().await;
     let unknown = ring.client(0).server_drain("nobody").await.expect_err("there is none");
     assert_eq!(unknown.code(), Some("server_not_found"));
+}
+
+/// Nobody tells it who takes over, so it does not wait for that.
+#[tokio::test]
+async fn a_gateway_of_a_server_that_left_waits_for_no_owner() {
+    let mut ring = Ring::of(1).await;
+    let server = ring.servers[0].take().expect("it runs");
+    let gateway = server.gateway("test");
+    soon("the server stops", server.stop()).await;
+    let (parts, ()) = http::Request::new(()).into_parts();
+    let in_an_hour = tokio::time::Instant::now() + Duration::from_secs(3600);
+    let asked = gateway.find_owner(PartitionId(0), parts, Default::default(), true, in_an_hour);
+    let Owner::Answered(answer) = soon("an answer", asked).await else { panic!("it owns nothing any more") };
+    assert_eq!(answer.status(), 503);
 }
