@@ -273,15 +273,22 @@ impl<S> Yard<S> {
         self.launch(&programs, name, protocol, port);
     }
 
-    /// Ends a worker as an operator does, starts one of another version or protocol on the same port, and waits until the
-    /// server knows it.
+    /// Replaces a worker as an operator does: drains it, ends it, starts one of another version or protocol on the same
+    /// port, and waits until the server knows it.
     pub async fn upgrade(&mut self, name: &str, programs: &Programs, protocol: Protocol) {
+        let address = self.address_of(name);
+        self.client.worker_drain(APP, &address).await.expect("it is connected");
+        eventually(&format!("{name} has nothing any more"), PATIENCE, || async {
+            let there = self.client.worker_list(APP).await.ok()?;
+            there.iter().all(|view| view.address != address || view.running == 0).then_some(())
+        })
+        .await;
         let worker = self.worker(name);
         worker.process.signal(Signal::TERM);
         worker.process.wait(PATIENCE);
         let port = worker.port;
         self.launch(programs, name, protocol, port);
-        let (address, version) = (self.address_of(name), format!("powerjob {}", programs.version));
+        let version = format!("powerjob {}", programs.version);
         eventually(&format!("{name} is there as {version}"), PATIENCE, || async {
             let there = self.client.worker_list(APP).await.ok()?;
             there.iter().any(|view| view.address == address && view.version == version).then_some(())

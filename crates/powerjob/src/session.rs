@@ -73,6 +73,9 @@ struct Session {
     /// As it was introduced to the partition.
     info: WorkerInfo,
     link: Link,
+    /// It shall get nothing more, and cannot be told: it is looked whether it is there still.
+    draining: bool,
+    is_gone: bool,
     overloaded: bool,
     heard_at: Instant,
     /// Sequence number of the last dispatch that came.
@@ -133,6 +136,8 @@ enum Called {
         result: Result<Tracked, CallError>,
     },
     Stopped,
+    /// It was looked whether the worker is there.
+    Looked(Result<Tracked, CallError>),
     /// A task was sent.
     Started {
         key: AttemptKey,
@@ -221,6 +226,8 @@ async fn open(
         family: Family::of(first.version.as_deref()),
         info,
         link,
+        draining: false,
+        is_gone: false,
         overloaded: first.overload,
         heard_at: now,
         sequence: 0,
@@ -375,13 +382,17 @@ impl Session {
             if result.is_err() {
                 return Over::For("its partition is not here any more");
             }
+            if self.is_gone {
+                return Over::For("it was drained, and is gone");
+            }
         }
     }
 
     /// Whether it comes from a process that cannot be the one that was introduced.
     fn is_of_another(&self, heartbeat: &WorkerHeartbeat) -> bool {
         let info = translate::worker_info(heartbeat);
-        info.version != self.info.version || info.labels != self.info.labels
+        let speaks_otherwise = heartbeat.way.as_ref().is_some_and(|way| way.spoken() != self.who.way.spoken());
+        speaks_otherwise || info.version != self.info.version || info.labels != self.info.labels
     }
 
     // --- what the partition has for the worker ---------------------------------------------------------------------
@@ -425,8 +436,12 @@ impl Session {
                     self.around.log_lines.end_soon(self.who.app, attempt);
                 }
             }
-            // There is no way to tell it; it gets nothing more.
-            Errand::Drain => {}
+            // It holds for this process, and not for the next one at its address.
+            Errand::Drain => {
+                if !std::mem::replace(&mut self.draining, true) {
+                    self.knock();
+                }
+            }
         }
         Ok(())
     }
@@ -548,7 +563,7 @@ impl Session {
         self.heard_at = Instant::now();
         match told {
             Told::Heartbeat(heartbeat) => {
-                // It may have begun anew, and speak something else now.
+                // It may talk to another server now.
                 if let Some(way) = &heartbeat.way {
                     self.who.way = way.clone();
                 }
@@ -686,6 +701,15 @@ impl Session {
         self.go_on(next).await
     }
 
+    /// Looks whether the worker is there, by a question about nothing.
+    fn knock(&mut self) {
+        let (dialer, way, pause) = (self.around.dialer.clone(), self.who.way.clone(), self.around.timing.look);
+        self.calls.spawn(async move {
+            tokio::time::sleep(pause).await;
+            Called::Looked(dialer.is_tracked(&way, 0).await)
+        });
+    }
+
     fn ask(&mut self, key: AttemptKey) {
         let Some(held) = self.held.get_mut(&key.instance).filter(|held| held.key == key && !held.asking) else {
             return;
@@ -705,6 +729,13 @@ impl Session {
                 let next = self.mapped.stopped(instance, result);
                 return self.go_on(next).await;
             }
+            Called::Looked(result) => {
+                match result {
+                    Err(CallError::NotSent(_)) => self.is_gone = true,
+                    _ => self.knock(),
+                }
+                return Ok(());
+            }
             called => called,
         };
         let timing = self.around.timing;
@@ -720,9 +751,11 @@ impl Session {
             return Ok(());
         }
         let end = match called {
-            Called::Stopped | Called::Ran { result: Ok(()), .. } | Called::Started { .. } | Called::Ended { .. } => {
-                return Ok(());
-            }
+            Called::Stopped
+            | Called::Looked(_)
+            | Called::Ran { result: Ok(()), .. }
+            | Called::Started { .. }
+            | Called::Ended { .. } => return Ok(()),
             Called::Busy { .. } => {
                 let reason = Reason::from_wire("earlier_attempt_runs");
                 translate::ended_as(key, Outcome::Rejected { reason }, "an earlier attempt still runs on the worker")

@@ -148,12 +148,17 @@ impl Way {
         Ok(Way::Through { carrier, app: app.into(), worker: worker.into(), spoken })
     }
 
-    pub(crate) fn speech(&self) -> Speech {
+    /// How it spoke, over Akka.
+    pub(crate) fn spoken(&self) -> Option<Spoken> {
         match self {
-            Way::Http(_) => Speech::Http,
-            Way::Akka(_, spoken) => Speech::Akka(spoken.dialect),
-            Way::Through { spoken, .. } => spoken.map_or(Speech::Http, |spoken| Speech::Akka(spoken.dialect)),
+            Way::Http(_) => None,
+            Way::Akka(_, spoken) => Some(*spoken),
+            Way::Through { spoken, .. } => *spoken,
         }
+    }
+
+    pub(crate) fn speech(&self) -> Speech {
+        self.spoken().map_or(Speech::Http, |spoken| Speech::Akka(spoken.dialect))
     }
 }
 

@@ -12,7 +12,7 @@ use axum::routing::post;
 use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::world::soon;
 
@@ -25,6 +25,7 @@ pub struct FakeWorker {
     http: reqwest::Client,
     beating: Mutex<Option<tokio::task::JoinHandle<()>>>,
     serving: tokio::task::JoinHandle<()>,
+    end: Arc<Notify>,
     pub version: &'static str,
     pub tag: Option<&'static str>,
 }
@@ -63,6 +64,16 @@ impl FakeWorker {
         tag: Option<&'static str>,
     ) -> FakeWorker {
         let port = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        FakeWorker::start_on(port, gateway, app, version, tag).await
+    }
+
+    pub async fn start_on(
+        port: TcpListener,
+        gateway: SocketAddr,
+        app: &str,
+        version: &'static str,
+        tag: Option<&'static str>,
+    ) -> FakeWorker {
         let address = port.local_addr().expect("it is bound").to_string();
         let (sender, received) = mpsc::unbounded_channel();
         let inner = Arc::new(Inner { sender: Some(sender), ..Inner::default() });
@@ -73,8 +84,11 @@ impl FakeWorker {
             .route("/processorTracker/startTask", post(start_task))
             .route("/processorTracker/stopInstance", post(stop_tasks))
             .with_state(inner.clone());
+        let end = Arc::new(Notify::new());
+        let ended = end.clone();
         let serving = tokio::spawn(async move {
-            axum::serve(port, routes).await.expect("it serves");
+            let serve = axum::serve(port, routes).with_graceful_shutdown(async move { ended.notified().await });
+            serve.await.expect("it serves");
         });
         let http = reqwest::Client::builder().http1_only().no_proxy().build().expect("a client");
         let mut worker = FakeWorker {
@@ -86,6 +100,7 @@ impl FakeWorker {
             http,
             beating: Mutex::new(None),
             serving,
+            end,
             version,
             tag,
         };
@@ -164,6 +179,13 @@ impl FakeWorker {
         if let Some(beating) = self.beating.lock().expect("no panic").take() {
             beating.abort();
         }
+    }
+
+    /// Hangs up and lets its port go.
+    pub async fn die(&self) {
+        self.stop_beating();
+        self.end.notify_one();
+        crate::world::until("its port is free", async || self.serving.is_finished()).await;
     }
 
     /// The next message to `path`; others before it are dropped.

@@ -10,10 +10,11 @@ use pendula_model::powerjob::{PowerJob, PowerJobExecuteType::*};
 use pendula_model::processor::Processor;
 use pendula_model::trigger::Trigger;
 use pendula_model::worker::{LabelRule, Minimum};
+use pendula_powerjob::Timing;
 use serde_json::{Value, json};
 
 use crate::fake::FakeWorker;
-use crate::world::{World, job, soon, until};
+use crate::world::{HURRY, World, job, soon, until};
 
 const RUNS: i64 = 3;
 const FAILED: i64 = 4;
@@ -432,6 +433,36 @@ async fn a_worker_that_began_anew_as_another_version_with_another_tag_is_known_a
     worker.report(id.0, DONE, (1000, 1000), None).await;
     assert_eq!(world.ended(id).await.state, InstanceState::Succeeded);
     world.sessions_are(1).await;
+}
+
+/// How workers are replaced one by one: nothing is lost with one that has nothing.
+#[tokio::test]
+async fn a_drained_worker_gets_nothing_more_until_another_process_has_its_place() {
+    // Nobody is missed for being silent here.
+    let timing = Timing { silent: Duration::from_secs(3600), ..HURRY };
+    let world = World::with(&["powerjob.allow=demo=127.0.0.0/8"], timing).await;
+    let old = worker(&world).await;
+    world.apply(job("A", Standalone)).await;
+    let running = world.run("A").await;
+    old.received("runJob").await;
+    let drain = pendula_engine::Command::WorkerDrain { app: world.app, worker: old.address.clone() };
+    world.command(drain).await;
+    let waiting = world.run("A").await;
+    // It is the same session still, and ends what it has.
+    old.heartbeat().await;
+    old.report(running.0, DONE, (1000, 1100), None).await;
+    assert_eq!(world.ended(running).await.state, InstanceState::Succeeded);
+    assert_eq!(world.instance(waiting).await.state, InstanceState::Waiting);
+
+    old.die().await;
+    world.sessions_are(0).await;
+    let port = tokio::net::TcpListener::bind(&old.address).await.expect("it is free");
+    let gateway = world.gateway.local_addr;
+    let new = Arc::new(FakeWorker::start_on(port, gateway, "demo", "5.1.1", None).await);
+    new.heartbeat().await;
+    assert_eq!(new.received("runJob").await["instanceId"], waiting.0);
+    new.report(waiting.0, DONE, (2000, 2100), None).await;
+    assert_eq!(world.ended(waiting).await.state, InstanceState::Succeeded);
 }
 
 #[tokio::test]
