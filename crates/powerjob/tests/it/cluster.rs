@@ -10,7 +10,7 @@ use pendula_model::instance::{Instance, InstanceState};
 use pendula_model::job::{Job, JobSpec};
 use pendula_model::powerjob::PowerJobExecuteType::Standalone;
 use pendula_model::{AppId, InstanceId, PartitionId};
-use pendula_powerjob::PowerJobGateway;
+use pendula_powerjob::{PowerJobGateway, Timing};
 use pendula_server::{Server, SystemClock};
 use pendula_store::logs::SqliteLogStore;
 use pendula_store::{MemoryStore, Store};
@@ -28,6 +28,7 @@ pub struct Ring {
     pub store: Arc<MemoryStore>,
     pub logs: Arc<SqliteLogStore>,
     pub servers: Vec<Option<(Server, Option<PowerJobGateway>)>>,
+    timing: Timing,
     directory: tempfile::TempDir,
 }
 
@@ -38,11 +39,11 @@ pub const BOTH: &[&str] =
     &["powerjob.allow=demo=127.0.0.0/8", "powerjob.http.listen=127.0.0.1:0", "powerjob.akka.listen=127.0.0.1:0"];
 
 impl Ring {
-    fn on(partitions: u16) -> Ring {
+    fn on(partitions: u16, timing: Timing) -> Ring {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = Arc::new(MemoryStore::shared(partitions, [7; 32]));
         let logs = Arc::new(SqliteLogStore::open(directory.path()).expect("an empty log store"));
-        Ring { store, logs, servers: Vec::new(), directory }
+        Ring { store, logs, servers: Vec::new(), timing, directory }
     }
 
     async fn join(&mut self, set: &[&str]) {
@@ -50,12 +51,12 @@ impl Ring {
         let config = config("127.0.0.1:0", self.directory.path(), &set);
         let server = Server::start_with(config, Arc::new(SystemClock), self.store.clone(), self.logs.clone()).await;
         let server = server.expect("it starts");
-        let gateway = pendula_powerjob::start_with(&server, HURRY).await.expect("it starts");
+        let gateway = pendula_powerjob::start_with(&server, self.timing).await.expect("it starts");
         self.servers.push(Some((server, gateway)));
     }
 
     async fn of(count: usize) -> Ring {
-        let mut ring = Ring::on(PARTITIONS);
+        let mut ring = Ring::on(PARTITIONS, HURRY);
         for _ in 0..count {
             ring.join(BOTH).await;
         }
@@ -72,7 +73,9 @@ impl Ring {
 
     /// One server for each of these settings; the first owns everything, the app `demo` included.
     pub async fn unequal(settings: &[&[&str]]) -> (Ring, AppId) {
-        let mut ring = Ring::on(1);
+        // While a server stops, its workers are silent for as long as that takes.
+        let timing = Timing { silent: PATIENCE, lost_after: PATIENCE, ..HURRY };
+        let mut ring = Ring::on(1, timing);
         for set in settings {
             ring.join(set).await;
             until("the first one owns all", async || ring.owner() == Some(0)).await;
