@@ -519,7 +519,11 @@ impl Session {
         let key = dispatch.key();
         let Processor::PowerJob(powerjob) = &dispatch.spec.processor else { return };
         let (app, address) = (self.who.app, &*self.who.address);
-        let all = self.around.workers.cluster_of(app, &dispatch.spec, self.who.way.speech(), Some(address), false);
+        let all = match powerjob.execute_type {
+            // Workers before 4.3 tell all that are named here when it has ended, and who began anew may speak otherwise.
+            PowerJobExecuteType::Standalone => vec![address.to_owned()],
+            _ => self.around.workers.cluster_of(app, &dispatch.spec, self.who.way.speech(), Some(address), false),
+        };
         let request = translate::schedule(dispatch, powerjob, all, self.family);
         let (dialer, way) = (self.around.dialer.clone(), self.who.way.clone());
         self.calls.spawn(async move {

@@ -20,8 +20,14 @@ async fn a_broadcast_is_one_attempt_on_its_tracker_which_gets_all_that_may_take_
         workers.push(worker);
     }
     world.sessions_are(3).await;
-    for (name, execute_type, word) in [("B", Broadcast, "BROADCAST"), ("M", Map, "MAP"), ("R", MapReduce, "MAP_REDUCE")]
-    {
+    let kinds = [
+        ("B", Broadcast, "BROADCAST", 3),
+        ("M", Map, "MAP", 3),
+        ("R", MapReduce, "MAP_REDUCE", 3),
+        // Nobody else takes part.
+        ("S", Standalone, "STANDALONE", 1),
+    ];
+    for (name, execute_type, word, count) in kinds {
         world.apply(job(name, execute_type)).await;
         let id = world.run(name).await;
         crate::world::until("somebody has it", async || world.instance(id).await.worker.is_some()).await;
@@ -30,7 +36,7 @@ async fn a_broadcast_is_one_attempt_on_its_tracker_which_gets_all_that_may_take_
         let message = tracker.received("runJob").await;
         assert_eq!(message["executeType"], word);
         let all = message["allWorkerAddress"].as_array().unwrap();
-        assert_eq!((all.len(), &all[0]), (3, &json!(tracker.address)));
+        assert_eq!((all.len(), &all[0]), (count, &json!(tracker.address)));
         let mut report = tracker.report_message(id.0, 3, (1000, 2000), None);
         report["totalTaskNum"] = 100_000.into();
         report["succeedTaskNum"] = 40_000.into();
