@@ -9,10 +9,17 @@ use pendula_model::{AttemptKey, InstanceId};
 use pendula_server::gateway::Errand;
 use tokio::time::Instant;
 
-use super::{Called, Held, Passed, Session};
+use super::{Called, Held, Passed, Past, Session};
 use crate::dial::Tracked;
 use crate::translate;
 use crate::way::Speech;
+
+/// Whether the dispatch of an attempt is one that came before. The engine repeats those that it believes lost, and where
+/// everything is slow the second one is taken when the attempt has ended. Of the first it is known here whether it was
+/// sent, and it is asked about; a worker that was told twice would run twice what it has ended and forgotten.
+fn is_known(key: AttemptKey, held: Option<&Held>, past: Option<&Past>) -> bool {
+    held.is_some_and(|held| held.key == key) || past.is_some_and(|past| past.key == Some(key))
+}
 
 impl Session {
     pub(super) async fn do_errand(&mut self, errand: Errand) -> Passed {
@@ -87,20 +94,20 @@ impl Session {
             let next = self.mapped.dispatch(&dispatch, powerjob, &self.around.advertised);
             return self.go_on(next).await;
         }
-        if self.held.get(&key.instance).is_some_and(|held| held.key == key) {
-            // Sent again: the worker ignores what it has, and may still lack it.
-        } else if self.overloaded {
+        if is_known(key, self.held.get(&key.instance), self.past.get(&key.instance)) {
+            return Ok(());
+        }
+        if self.overloaded {
             let outcome = Outcome::Rejected { reason: Reason::from_wire("overloaded") };
             return self.report(translate::ended_as(key, outcome, "the worker has too many instances")).await;
-        } else {
-            // An earlier attempt that was given up: its tracker is not this one's.
-            for answer in self.over(key.instance) {
-                let _ = answer.send(true);
-            }
-            let is_bound = dispatch.part.is_some();
-            let class = Some(powerjob.info.as_str().into());
-            self.held.insert(key.instance, Held { is_bound, class, ..Held::of(key, Instant::now()) });
         }
+        // An earlier attempt that was given up: its tracker is not this one's.
+        for answer in self.over(key.instance) {
+            let _ = answer.send(true);
+        }
+        let is_bound = dispatch.part.is_some();
+        let class = Some(powerjob.info.as_str().into());
+        self.held.insert(key.instance, Held { is_bound, class, ..Held::of(key, Instant::now()) });
         if powerjob.execute_type == PowerJobExecuteType::Broadcast && !self.is_settled() {
             if let Some(held) = self.held.get_mut(&key.instance) {
                 held.waiting = Some(dispatch);
@@ -154,5 +161,24 @@ impl Session {
             }
             Called::Stopped
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dispatch_that_is_repeated_is_not_another_one() {
+        let now = Instant::now();
+        let [first, second] = [1, 2].map(|attempt| AttemptKey::root(InstanceId(7), attempt));
+        let held = Held::of(first, now);
+        let past = Past { key: Some(first), ..Past::new(now) };
+        assert!(is_known(first, Some(&held), None), "it runs");
+        assert!(is_known(first, None, Some(&past)), "its end is on disk");
+        assert!(!is_known(second, Some(&held), None), "the first one was given up");
+        assert!(!is_known(second, None, Some(&past)));
+        assert!(!is_known(first, None, Some(&Past::new(now))), "the worker had it from elsewhere");
+        assert!(!is_known(first, None, None));
     }
 }

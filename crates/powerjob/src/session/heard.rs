@@ -119,7 +119,7 @@ impl Session {
     /// A worker that goes on with what is not its own is told again, now and then.
     pub(super) fn stop_again(&mut self, instance: InstanceId) {
         let now = Instant::now();
-        let past = self.past.entry(instance).or_insert(Past { at: now, tracker: None, stop_sent: None });
+        let past = self.past.entry(instance).or_insert(Past::new(now));
         if past.stop_sent.is_none_or(|sent| sent.elapsed() > STOP_AGAIN) {
             past.stop_sent = Some(now);
             // What runs here now under this id would be stopped with it.

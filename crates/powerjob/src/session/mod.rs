@@ -110,6 +110,8 @@ struct Held {
 /// An attempt that is over, or not this worker's any more.
 struct Past {
     at: Instant,
+    /// The latest that was had here.
+    key: Option<AttemptKey>,
     /// Trackers made until then are old.
     tracker: Option<i64>,
     stop_sent: Option<Instant>,
@@ -272,6 +274,12 @@ impl Held {
     }
 }
 
+impl Past {
+    fn new(at: Instant) -> Self {
+        Past { at, key: None, tracker: None, stop_sent: None }
+    }
+}
+
 impl Session {
     async fn serve(&mut self, errands: &mut Errands, told: &mut mpsc::Receiver<Told>) -> Over {
         let mut look = interval(self.around.timing.look);
@@ -349,8 +357,8 @@ impl Session {
     /// The attempt is over here. Returns who waits for its end.
     fn over(&mut self, instance: InstanceId) -> Vec<oneshot::Sender<bool>> {
         let Some(held) = self.held.remove(&instance) else { return Vec::new() };
-        let past = self.past.entry(instance).or_insert(Past { at: Instant::now(), tracker: None, stop_sent: None });
-        past.at = Instant::now();
+        let past = self.past.entry(instance).or_insert(Past::new(Instant::now()));
+        (past.at, past.key) = (Instant::now(), Some(held.key));
         past.tracker = past.tracker.max(held.tracker);
         held.ended.unwrap_or_default()
     }
