@@ -139,7 +139,9 @@ async fn run(load: Load) -> Seen {
 }
 
 async fn world() -> World {
-    World::with(&["powerjob.allow=demo=127.0.0.0/8", "powerjob.akka.listen=127.0.0.1:0"], Timing::default()).await
+    // A cache of the database's that fills up would look as if something were kept for ever.
+    let set = ["powerjob.allow=demo=127.0.0.0/8", "powerjob.akka.listen=127.0.0.1:0", "database_cache=1MiB"];
+    World::with(&set, Timing::default()).await
 }
 
 /// A worker here has five descriptors.
