@@ -93,8 +93,16 @@ pub(super) struct Waiting {
     what: Outgoing,
     /// The one that it is for; none when it is for whoever is there.
     process: Option<u64>,
+    since: Instant,
     /// Dropped by who does not wait any more; then it is not sent.
     done: oneshot::Sender<Result<(), SendError>>,
+}
+
+impl Waiting {
+    /// When it has waited long enough for somebody to say who is at the other end.
+    fn gives_up(&self, open: &Connection, limits: Limits) -> Instant {
+        self.since.max(open.since) + limits.introduce
+    }
 }
 
 pub(super) enum Outgoing {
@@ -273,7 +281,7 @@ impl Association {
         }
         state.queued += size;
         state.used = Instant::now();
-        state.queue.push_back(Waiting { what, process, done });
+        state.queue.push_back(Waiting { what, process, since: Instant::now(), done });
         drop(state);
         self.work.notify_one();
         Ok(heard)
@@ -315,8 +323,8 @@ impl Association {
                 if state.has_work(connection.is_some()) {
                     return true;
                 }
-                match connection {
-                    Some(open) if !state.queue.is_empty() => open.ask_again().min(open.since + self.limits.introduce),
+                match (&connection, state.queue.front()) {
+                    (Some(open), Some(next)) => open.ask_again().min(next.gives_up(open, self.limits)),
                     _ => state.used + self.limits.idle,
                 }
             };
@@ -334,18 +342,20 @@ impl Association {
                 }
                 () = tokio::time::sleep_until(wake) => {
                     let mut state = self.state();
-                    let has_waited = connection.as_ref().is_some_and(|open| open.since.elapsed() >= self.limits.introduce);
-                    if state.queue.is_empty() {
-                        if state.used.elapsed() >= self.limits.idle && !state.has_work(connection.is_some()) {
+                    match (&connection, state.queue.front()) {
+                        (Some(open), Some(next)) if Instant::now() < next.gives_up(open, self.limits) => {
+                            // Answers get lost where the worker connects to us again.
+                            state.greet = true;
+                        }
+                        (Some(_), Some(_)) => {
+                            (*connection, state.is_connected) = (None, false);
+                            drop(state);
+                            self.fail(&SendError::NotSent("it does not say who it is".to_owned()));
+                        }
+                        _ if state.used.elapsed() >= self.limits.idle && !state.has_work(connection.is_some()) => {
                             return false;
                         }
-                    } else if !has_waited {
-                        // Answers get lost where the worker connects to us again.
-                        state.greet = true;
-                    } else {
-                        (*connection, state.is_connected) = (None, false);
-                        drop(state);
-                        self.fail(&SendError::NotSent("it does not say who it is".to_owned()));
+                        _ => {}
                     }
                 }
             }
@@ -512,7 +522,7 @@ impl Dialler<'_> {
             if state.met.is_none() && state.queue.front().is_some_and(|next| next.process.is_some()) {
                 break;
             }
-            let Some(Waiting { what, process, done }) = state.queue.pop_front() else { break };
+            let Some(Waiting { what, process, done, .. }) = state.queue.pop_front() else { break };
             state.queued -= what.payload().len();
             // Who asked may have gone.
             if done.is_closed() {

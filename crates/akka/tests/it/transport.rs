@@ -308,6 +308,27 @@ async fn who_does_not_say_who_it_is_is_greeted_again_and_told_nothing() {
     assert_eq!(told, Err(SendError::NotSent("it does not say who it is".to_owned())));
 }
 
+/// The answer to our first greeting got lost long ago, and nobody minded until now.
+#[tokio::test]
+async fn who_was_not_asked_for_long_is_asked_before_it_is_given_up() {
+    let introduce = Duration::from_millis(1500);
+    let (node, _inbox) = node(Limits { introduce, ..limits() }).await;
+    let us = address_of(&node);
+    let worker = Peer::new(7).await;
+    let mut control = worker.dial(&node, 1, &us).await;
+    let mut back = worker.accept().await;
+    back.greets(&worker.me.address, &us).await;
+    tokio::time::sleep(introduce + Duration::from_millis(100)).await;
+    let told = tokio::spawn({
+        let (to, me) = (node.associations().clone(), worker.me.clone());
+        async move { to.tell(&me, "worker", &b"run"[..]).await }
+    });
+    assert!(matches!(back.control().await, Control::HandshakeReq { .. }));
+    control.send(&worker.introduction()).await;
+    assert_eq!(back.message().await.unwrap().payload, selection("worker", b"run"));
+    assert_eq!(told.await.unwrap(), Ok(()));
+}
+
 /// It was stopped in order, and its port answers no more; then it comes back.
 #[tokio::test]
 async fn a_worker_that_is_away_is_said_to_be_and_reached_when_it_is_back() {
