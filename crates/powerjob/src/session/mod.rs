@@ -3,6 +3,9 @@
 //! PowerJob's protocol has no attempts, no acknowledgement of a dispatch or of a stop, and forgets what it could not
 //! report. So the session looks for itself: it asks the worker whether it still tracks what it should. What the worker
 //! knows nothing of, and did not report, is lost (law 5), and the job's delivery policy decides.
+//!
+//! It begins with what the store says that the worker has ([`placed`]), and then goes between the partition ([`errands`]), the
+//! worker ([`heard`]) and its own looks ([`looking`]).
 
 mod errands;
 mod heard;
