@@ -31,8 +31,12 @@ use crate::way::Spoken;
 
 /// The actor that workers talk to.
 const SERVER: &str = "server_actor";
-/// The one of theirs that takes everything.
+/// The one that they take for a worker's who tracks an instance.
+const TASK_TRACKER: &str = "task_tracker";
+/// The one of theirs that takes everything from a server.
 const WORKER: &str = "worker";
+/// The one that takes everything from who tracks an instance.
+const PROCESSOR_TRACKER: &str = "processor_tracker";
 /// Messages that are worked on at once. Each takes as long as the store does.
 const AT_ONCE: usize = 256;
 /// Longest answer.
@@ -55,7 +59,7 @@ pub(crate) async fn serve(shared: Shared, node: Node, mut inbox: mpsc::Receiver<
 
 async fn answer(shared: &Shared, routes: Router, to: &Associations, inbound: Inbound) {
     let Inbound { from, process, peer, actor, reply, payload } = inbound;
-    if actor != SERVER {
+    if actor != SERVER && actor != TASK_TRACKER {
         return shared.complain(peer, &format!("{from} talks to the actor {actor}, which is not here"));
     }
     let read = decode(&payload);
@@ -65,9 +69,8 @@ async fn answer(shared: &Shared, routes: Router, to: &Associations, inbound: Inb
         // Never guessed at, and never half understood: what the worker runs goes on.
         Err(error) => return shared.complain(peer, &format!("a message of {from} cannot be read: {error}")),
     };
-    let Some(path) = path(message.class()) else {
-        return shared
-            .complain(peer, &format!("{from} sent a {:?}, which is no message for a server", message.class()));
+    let Some(path) = path(&actor, message.class()) else {
+        return shared.complain(peer, &format!("{from} sent a {:?}, which is no message for {actor}", message.class()));
     };
     let mut json = message.to_json();
     if let Err(why) = complete(shared, &message, &from, &mut json).await {
@@ -87,15 +90,26 @@ async fn answer(shared: &Shared, routes: Router, to: &Associations, inbound: Inb
     }
 }
 
-fn path(class: Class) -> Option<&'static str> {
-    Some(match class {
-        Class::WorkerHeartbeat => "/server/workerHeartbeat",
-        Class::WorkerLogReportReq => "/server/reportLog",
-        Class::TaskTrackerReportInstanceStatusReq => "/server/reportInstanceStatus",
-        Class::WorkerQueryExecutorClusterReq => "/server/queryJobCluster",
-        Class::WorkerNeedDeployContainerRequest => "/server/queryContainer",
+fn path(actor: &str, class: Class) -> Option<&'static str> {
+    Some(match (actor, class) {
+        (SERVER, Class::WorkerHeartbeat) => "/server/workerHeartbeat",
+        (SERVER, Class::WorkerLogReportReq) => "/server/reportLog",
+        (SERVER, Class::TaskTrackerReportInstanceStatusReq) => "/server/reportInstanceStatus",
+        (SERVER, Class::WorkerQueryExecutorClusterReq) => "/server/queryJobCluster",
+        (SERVER, Class::WorkerNeedDeployContainerRequest) => "/server/queryContainer",
+        (TASK_TRACKER, Class::ProcessorReportTaskStatusReq) => "/taskTracker/reportTaskStatus",
+        (TASK_TRACKER, Class::ProcessorTrackerStatusReportReq) => "/taskTracker/reportProcessorTrackerStatus",
+        (TASK_TRACKER, Class::ProcessorMapTaskRequest) => "/taskTracker/mapTask",
         _ => return None,
     })
+}
+
+/// Who of a worker takes it.
+fn actor(class: Class) -> &'static str {
+    match class {
+        Class::TaskTrackerStartTaskReq | Class::TaskTrackerStopInstanceReq => PROCESSOR_TRACKER,
+        _ => WORKER,
+    }
 }
 
 /// Adds what workers that old do not say, and refuses what does not fit together.
@@ -184,7 +198,7 @@ pub(crate) async fn tell(
     spoken: Spoken,
 ) -> Result<(), CallError> {
     let (to, worker) = (to.ok_or_else(not_served)?, process(worker, spoken));
-    to.tell(&worker, WORKER, payload(class, message, spoken.dialect)?).await.map_err(not_told)
+    to.tell(&worker, actor(class), payload(class, message, spoken.dialect)?).await.map_err(not_told)
 }
 
 /// Asks a worker something: the process that spoke so. The answer as JSON.
@@ -196,7 +210,7 @@ pub(crate) async fn ask(
     spoken: Spoken,
 ) -> Result<Value, CallError> {
     let (to, worker) = (to.ok_or_else(not_served)?, process(worker, spoken));
-    let asked = to.ask(&worker, WORKER, payload(class, message, spoken.dialect)?, PATIENCE).await;
+    let asked = to.ask(&worker, actor(class), payload(class, message, spoken.dialect)?, PATIENCE).await;
     let answer = asked.map_err(|error| match error {
         AskError::Send(error) => not_told(error),
         other => CallError::NoAnswer(other.to_string()),

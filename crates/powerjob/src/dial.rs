@@ -63,13 +63,14 @@ impl Order {
         }
     }
 
-    /// Its message over Akka, and whether that is a question. Tasks that the server tracks go over HTTP.
-    fn class(self) -> Option<(Class, bool)> {
+    /// Its message over Akka.
+    fn class(self) -> Class {
         match self {
-            Order::RunJob => Some((Class::ServerScheduleJobReq, false)),
-            Order::StopInstance => Some((Class::ServerStopInstanceReq, false)),
-            Order::QueryStatus => Some((Class::ServerQueryInstanceStatusReq, true)),
-            Order::StartTask | Order::StopTasks => None,
+            Order::RunJob => Class::ServerScheduleJobReq,
+            Order::StopInstance => Class::ServerStopInstanceReq,
+            Order::QueryStatus => Class::ServerQueryInstanceStatusReq,
+            Order::StartTask => Class::TaskTrackerStartTaskReq,
+            Order::StopTasks => Class::TaskTrackerStopInstanceReq,
         }
     }
 }
@@ -138,13 +139,12 @@ impl Dialer {
     pub(crate) async fn call(&self, way: &Way, order: Order, message: &impl Serialize) -> Result<Value, CallError> {
         match way {
             Way::Http(to) => self.post(*to, order, message).await,
-            Way::Akka(worker, spoken) => match order.class() {
-                Some((class, true)) => akka::ask(self.akka.as_ref(), worker, class, message, *spoken).await,
-                Some((class, false)) => {
-                    akka::tell(self.akka.as_ref(), worker, class, message, *spoken).await.map(|()| Value::Null)
-                }
-                None => Err(CallError::NotSent("it speaks Akka, and this goes over HTTP".to_owned())),
-            },
+            Way::Akka(worker, spoken) if order == Order::QueryStatus => {
+                akka::ask(self.akka.as_ref(), worker, order.class(), message, *spoken).await
+            }
+            Way::Akka(worker, spoken) => {
+                akka::tell(self.akka.as_ref(), worker, order.class(), message, *spoken).await.map(|()| Value::Null)
+            }
             Way::Through { carrier, app, worker, spoken } => {
                 let (app, worker) = (app.to_string(), worker.to_string());
                 self.have_called(*carrier, &Asked { app, worker, spoken: *spoken, order, message }).await

@@ -47,7 +47,7 @@ async fn made(shared: &Shared, asked: Asked<Value>) -> Result<Value, CallError> 
     let way = way.map_err(|closed| CallError::NotSent(closed.to_string()))?;
     if order == Order::StartTask {
         // It reports to whom it talks.
-        message["taskTrackerAddress"] = shared.advertised.as_deref().into();
+        message["taskTrackerAddress"] = shared.around.reports_to(way.speech()).into();
     }
     shared.around.dialer.call(&way, order, &message).await
 }

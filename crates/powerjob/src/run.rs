@@ -146,6 +146,7 @@ fn shared(gateway: &Gateway, gate: Gate, timing: Timing, ports: Ports) -> anyhow
         log_lines: LogLines::new(gateway.clone()),
         timing,
         advertised: ports.http.as_deref().unwrap_or_default().into(),
+        akka_advertised: ports.akka.as_deref().unwrap_or_default().into(),
     };
     Ok(Arc::new(Parts {
         gateway: gateway.clone(),
@@ -204,6 +205,6 @@ async fn open_akka(config: &PowerJobPort, gate: &Gate, workers: usize) -> anyhow
     // A worker has two connections, and one more while it begins anew.
     let limits = Limits { connections: 4 * workers, associations: 2 * workers, ..Limits::default() };
     let limits = Limits { connections_per_peer: limits.connections, ..limits };
-    let served = Node::start(port, Options { advertised, limits }, Arc::new(gate.clone()))?;
+    let served = Node::start(port, Options { advertised, tracks: true, limits }, Arc::new(gate.clone()))?;
     Ok((served, (local_addr, told)))
 }

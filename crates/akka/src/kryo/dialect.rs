@@ -23,7 +23,8 @@ impl Dialect {
     /// In the named dialect it begins with the number of its fields and their names, in ascending order. In the plain one it
     /// begins with its first field. That may be null, in all classes that travel by themselves, so the first byte is 0 or
     /// 1; and with 1 the rest would have to spell the very name of a field, where there is the value of one. Only the bytes
-    /// of an answer could do that, if there were 64 or more of them and they began as no JSON does.
+    /// of an answer could do that, if there were 64 or more of them and they began as no JSON does. (The one message that
+    /// begins with a text begins with an address, which has a colon.)
     pub(super) fn detect(mut rest: Reader<'_>, class: Class) -> Dialect {
         let Ok(count @ 1..=FIELDS) = rest.varint() else { return Dialect::Plain };
         let mut previous: &[u8] = b"";

@@ -25,6 +25,16 @@ pub enum Class {
     ServerDeployContainerRequest,
     /// Forget a container; told.
     ServerDestroyContainerRequest,
+    /// Run a task of an instance; told by who tracks that.
+    TaskTrackerStartTaskReq,
+    /// End all tasks of an instance; told by who tracks it.
+    TaskTrackerStopInstanceReq,
+    /// How a task is; told or asked of who tracks it.
+    ProcessorReportTaskStatusReq,
+    /// How a worker's tracker of tasks is; told.
+    ProcessorTrackerStatusReportReq,
+    /// A task emits others; asked.
+    ProcessorMapTaskRequest,
     /// The answer to whatever is asked.
     AskResponse,
     /// Part of a heartbeat.
@@ -33,6 +43,10 @@ pub enum Class {
     SystemMetrics,
     /// Part of a log report.
     InstanceLogContent,
+    /// Part of an order to run a task.
+    InstanceInfo,
+    /// Part of what a task emits.
+    SubTask,
 }
 
 /// What a field holds.
@@ -163,6 +177,63 @@ const SERVER_DEPLOY_CONTAINER_REQUEST: &[Field] = &[
     field("version", Text),
 ];
 
+const TASK_TRACKER_START_TASK_REQ: &[Field] = &[
+    field("instanceInfo", Bean(Class::InstanceInfo)),
+    later("logConfig", Text),
+    field("subInstanceId", Long),
+    field("taskContent", Bytes),
+    field("taskCurrentRetryNums", Int),
+    field("taskId", Text),
+    field("taskName", Text),
+    field("taskTrackerAddress", Text),
+];
+
+const TASK_TRACKER_STOP_INSTANCE_REQ: &[Field] = &[field("instanceId", BoxedLong), field("type", Text)];
+
+const PROCESSOR_REPORT_TASK_STATUS_REQ: &[Field] = &[
+    field("appendedWfContext", TextMap),
+    field("cmd", BoxedInt),
+    field("instanceId", BoxedLong),
+    field("reportTime", Long),
+    field("result", Text),
+    field("status", Int),
+    field("subInstanceId", BoxedLong),
+    field("taskId", Text),
+];
+
+const PROCESSOR_TRACKER_STATUS_REPORT_REQ: &[Field] = &[
+    field("address", Text),
+    field("instanceId", BoxedLong),
+    field("remainTaskNum", Long),
+    field("time", Long),
+    field("type", Int),
+];
+
+const PROCESSOR_MAP_TASK_REQUEST: &[Field] = &[
+    field("instanceId", BoxedLong),
+    field("subInstanceId", BoxedLong),
+    field("subTasks", Beans(Class::SubTask)),
+    field("taskName", Text),
+];
+
+const INSTANCE_INFO: &[Field] = &[
+    field("executeType", Text),
+    field("instanceId", BoxedLong),
+    field("instanceParams", Text),
+    field("instanceTimeoutMS", Long),
+    field("jobId", BoxedLong),
+    field("jobParams", Text),
+    later("logConfig", Text),
+    field("processorInfo", Text),
+    field("processorType", Text),
+    field("taskRetryNum", Int),
+    field("threadConcurrency", Int),
+    field("timeExpressionType", Int),
+    field("wfInstanceId", BoxedLong),
+];
+
+const SUB_TASK: &[Field] = &[field("taskContent", Bytes), field("taskId", Text)];
+
 const ASK_RESPONSE: &[Field] = &[field("data", Bytes), field("message", Text), field("success", Bool)];
 
 const DEPLOYED_CONTAINER_INFO: &[Field] = &[
@@ -190,7 +261,7 @@ const INSTANCE_LOG_CONTENT: &[Field] =
 
 impl Class {
     /// What travels by itself.
-    pub const MESSAGES: [Class; 11] = [
+    pub const MESSAGES: [Class; 16] = [
         Class::WorkerHeartbeat,
         Class::WorkerLogReportReq,
         Class::TaskTrackerReportInstanceStatusReq,
@@ -201,11 +272,22 @@ impl Class {
         Class::ServerQueryInstanceStatusReq,
         Class::ServerDeployContainerRequest,
         Class::ServerDestroyContainerRequest,
+        Class::TaskTrackerStartTaskReq,
+        Class::TaskTrackerStopInstanceReq,
+        Class::ProcessorReportTaskStatusReq,
+        Class::ProcessorTrackerStatusReportReq,
+        Class::ProcessorMapTaskRequest,
         Class::AskResponse,
     ];
 
     /// What travels inside of messages.
-    pub const PARTS: [Class; 3] = [Class::DeployedContainerInfo, Class::SystemMetrics, Class::InstanceLogContent];
+    pub const PARTS: [Class; 5] = [
+        Class::DeployedContainerInfo,
+        Class::SystemMetrics,
+        Class::InstanceLogContent,
+        Class::InstanceInfo,
+        Class::SubTask,
+    ];
 
     /// The class that the wire calls so, if it is one of these.
     pub fn by_name(name: &str) -> Option<Class> {
@@ -227,10 +309,19 @@ impl Class {
             Class::ServerQueryInstanceStatusReq => "tech.powerjob.common.request.ServerQueryInstanceStatusReq",
             Class::ServerDeployContainerRequest => "tech.powerjob.common.request.ServerDeployContainerRequest",
             Class::ServerDestroyContainerRequest => "tech.powerjob.common.request.ServerDestroyContainerRequest",
+            Class::TaskTrackerStartTaskReq => "tech.powerjob.worker.pojo.request.TaskTrackerStartTaskReq",
+            Class::TaskTrackerStopInstanceReq => "tech.powerjob.worker.pojo.request.TaskTrackerStopInstanceReq",
+            Class::ProcessorReportTaskStatusReq => "tech.powerjob.worker.pojo.request.ProcessorReportTaskStatusReq",
+            Class::ProcessorTrackerStatusReportReq => {
+                "tech.powerjob.worker.pojo.request.ProcessorTrackerStatusReportReq"
+            }
+            Class::ProcessorMapTaskRequest => "tech.powerjob.worker.pojo.request.ProcessorMapTaskRequest",
             Class::AskResponse => "tech.powerjob.common.response.AskResponse",
             Class::DeployedContainerInfo => "tech.powerjob.common.model.DeployedContainerInfo",
             Class::SystemMetrics => "tech.powerjob.common.model.SystemMetrics",
             Class::InstanceLogContent => "tech.powerjob.common.model.InstanceLogContent",
+            Class::InstanceInfo => "tech.powerjob.worker.pojo.model.InstanceInfo",
+            Class::SubTask => "tech.powerjob.worker.pojo.request.ProcessorMapTaskRequest$SubTask",
         }
     }
 
@@ -246,10 +337,17 @@ impl Class {
             Class::ServerStopInstanceReq => SERVER_STOP_INSTANCE_REQ,
             Class::ServerQueryInstanceStatusReq => SERVER_QUERY_INSTANCE_STATUS_REQ,
             Class::ServerDeployContainerRequest => SERVER_DEPLOY_CONTAINER_REQUEST,
+            Class::TaskTrackerStartTaskReq => TASK_TRACKER_START_TASK_REQ,
+            Class::TaskTrackerStopInstanceReq => TASK_TRACKER_STOP_INSTANCE_REQ,
+            Class::ProcessorReportTaskStatusReq => PROCESSOR_REPORT_TASK_STATUS_REQ,
+            Class::ProcessorTrackerStatusReportReq => PROCESSOR_TRACKER_STATUS_REPORT_REQ,
+            Class::ProcessorMapTaskRequest => PROCESSOR_MAP_TASK_REQUEST,
             Class::AskResponse => ASK_RESPONSE,
             Class::DeployedContainerInfo => DEPLOYED_CONTAINER_INFO,
             Class::SystemMetrics => SYSTEM_METRICS,
             Class::InstanceLogContent => INSTANCE_LOG_CONTENT,
+            Class::InstanceInfo => INSTANCE_INFO,
+            Class::SubTask => SUB_TASK,
         }
     }
 

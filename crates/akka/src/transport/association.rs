@@ -25,8 +25,8 @@ const BATCH: usize = 64;
 /// Who we are is said again before a message when the last time is longer ago: a worker that started anew behind the same
 /// socket would drop what it gets from somebody unknown.
 const HANDSHAKE_AGAIN: Duration = Duration::from_secs(1);
-/// Acknowledgements that wait. A worker wants one for each of its streams, of which it has three at most.
-const ACKS: usize = 4;
+/// Acknowledgements that wait. A worker wants one for each of its streams, of which it has three at most to each name of ours.
+const ACKS: usize = 8;
 /// Numbers of processes that are gone, by which their late handshakes are known.
 const GONE: usize = 4;
 
@@ -61,6 +61,8 @@ pub(super) struct Association {
 struct State {
     /// As the worker knows us: at the address that it dialled, or at the configured one if it did not yet.
     us: UniqueAddress,
+    /// As it knows us who tracks an instance, under another name: once it dialled that.
+    other: Option<Other>,
     /// The worker's process.
     peer: Option<u64>,
     gone: VecDeque<u64>,
@@ -86,6 +88,15 @@ struct State {
     is_connected: bool,
     /// Nobody says anything any more.
     is_over: bool,
+}
+
+/// Another name of ours, under which we listen and say nothing but who we are.
+struct Other {
+    us: UniqueAddress,
+    /// We say so, unasked.
+    greet: bool,
+    /// The worker asked.
+    answer: bool,
 }
 
 /// A message on its way.
@@ -147,6 +158,7 @@ impl Association {
             limits,
             state: Mutex::new(State {
                 us,
+                other: None,
                 peer: None,
                 gone: VecDeque::new(),
                 processes: 0,
@@ -180,10 +192,15 @@ impl Association {
         }
         state.used = Instant::now();
         state.ip = Some(ip);
-        if let Some(us) = us.filter(|us| **us != state.us.address) {
-            // Under another address we are somebody else, with another number.
-            state.us = fresh(us.clone());
-            state.begin_anew();
+        let is_us = us.is_some_and(|us| us.system() == state.us.address.system());
+        match us {
+            Some(us) if !is_us => state.is_also(us),
+            Some(us) if *us != state.us.address => {
+                // Under another address we are somebody else, with another number.
+                state.us = fresh(us.clone());
+                state.begin_anew();
+            }
+            _ => {}
         }
         // Nothing in an answer says which question it is of. Its process says nothing more once our connection to it has
         // ended, or what it said is read within milliseconds, and the next one takes longer to be there.
@@ -207,7 +224,7 @@ impl Association {
             state.met = Some(uid);
         }
         state.processes += u64::from(greeted != Greeted::Known);
-        state.answer |= us.is_some();
+        state.answer |= is_us;
         drop(state);
         self.work.notify_one();
         greeted
@@ -217,7 +234,16 @@ impl Association {
     pub(super) fn quarantined(&self, uid: u64) {
         let mut state = self.state();
         let is_soon = state.renewed.is_some_and(|at| at.elapsed() < HANDSHAKE_AGAIN);
-        if state.us.uid != uid || is_soon {
+        if is_soon {
+            return;
+        }
+        if let Some(other) = state.other.as_mut().filter(|other| other.us.uid == uid) {
+            *other = Other { us: fresh(other.us.address.clone()), greet: true, answer: false };
+            state.renewed = Some(Instant::now());
+            drop(state);
+            return self.work.notify_one();
+        }
+        if state.us.uid != uid {
             return;
         }
         let address = state.us.address.clone();
@@ -367,6 +393,9 @@ impl Association {
         let waiting = {
             let mut state = self.state();
             (state.answer, state.greet) = (false, false);
+            if let Some(other) = &mut state.other {
+                (other.answer, other.greet) = (false, false);
+            }
             state.acks.clear();
             state.queued = 0;
             std::mem::take(&mut state.queue)
@@ -381,7 +410,16 @@ impl State {
     /// Whether there is something to say now. What is for one process waits until it is known who is there.
     fn has_work(&self, is_connected: bool) -> bool {
         let is_ready = |next: &Waiting| !is_connected || next.process.is_none() || self.met.is_some();
-        self.greet || self.answer || !self.acks.is_empty() || self.queue.front().is_some_and(is_ready)
+        let is_asked = self.other.as_ref().is_some_and(|other| other.greet || other.answer);
+        self.greet || self.answer || is_asked || !self.acks.is_empty() || self.queue.front().is_some_and(is_ready)
+    }
+
+    /// The worker dialled us by another name.
+    fn is_also(&mut self, us: &Address) {
+        match &mut self.other {
+            Some(other) if other.us.address == *us => other.answer = true,
+            other => *other = Some(Other { us: fresh(us.clone()), greet: false, answer: true }),
+        }
     }
 
     /// The connection is of no use any more.
@@ -514,6 +552,14 @@ impl Dialler<'_> {
         }
         if std::mem::take(&mut state.answer) {
             batch.bytes.extend(outgoing::handshake_answer(&us));
+        }
+        if let Some(Other { us, greet, answer }) = &mut state.other {
+            if std::mem::take(greet) {
+                batch.bytes.extend(outgoing::handshake(us, worker));
+            }
+            if std::mem::take(answer) {
+                batch.bytes.extend(outgoing::handshake_answer(us));
+            }
         }
         for recipient in std::mem::take(&mut state.acks) {
             batch.bytes.extend(outgoing::terminating_ack(&us, &recipient));

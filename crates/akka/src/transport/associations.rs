@@ -249,7 +249,10 @@ impl Associations {
             timeout_at(deadline, target).await.map_err(|_| "its address cannot be resolved in time".to_owned())??;
         }
         let mut table = lock(&self.shared.table);
-        let association = self.association(&mut table, worker, to).ok_or("there are too many workers")?;
+        let advertised = &self.shared.advertised.address;
+        // Who dials us by another name does not say by which address it knows us as ourselves.
+        let us = if to.system() == advertised.system() { to } else { advertised };
+        let association = self.association(&mut table, worker, us).ok_or("there are too many workers")?;
         match self.met(table, &association, from.uid, Some(to), peer) {
             true => Ok(()),
             false => Err("that process of the worker is gone".to_owned()),

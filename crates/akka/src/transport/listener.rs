@@ -18,6 +18,7 @@ use super::gate::Gate;
 use super::inbound::{Inbound, Payload, ReplyTo};
 use super::limits::Limits;
 use super::room::{Place, Room};
+use crate::artery::address::WORKER_SYSTEM;
 use crate::artery::control::Control;
 use crate::artery::envelope::{CONTROL, Envelope, EnvelopeError, POWERJOB, SELECTION};
 use crate::artery::selection::Selection;
@@ -36,6 +37,9 @@ pub struct Options {
     /// Towards all others we are at the address that they dialled. Its system is the one that handshakes must be for; with
     /// that of workers, a node is one, and has one number towards all servers.
     pub advertised: Address,
+    /// Workers tell who tracks an instance about its tasks, as if that were a worker: with `true` we are that too, at the
+    /// same port.
+    pub tracks: bool,
     /// How much may be kept, and for how long.
     pub limits: Limits,
 }
@@ -58,16 +62,17 @@ impl Node {
         options: Options,
         gate: Arc<dyn Gate>,
     ) -> io::Result<(Self, mpsc::Receiver<Inbound>)> {
-        let Options { advertised, limits } = options;
+        let Options { advertised, tracks, limits } = options;
         limits.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let address = port.local_addr()?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (inbox, received) = mpsc::channel(limits.inbox);
         let room = Room::new(limits);
-        let system = advertised.system().into();
+        let systems = [Some(advertised.system()), tracks.then_some(WORKER_SYSTEM)];
+        let systems = systems.into_iter().flatten().map(Arc::from).collect();
         let associations =
             Associations::new(advertised, limits, gate.clone(), room.clone(), tasks.clone(), stop.clone());
-        let entrance = Entrance { associations: associations.clone(), system, gate, inbox, limits, room };
+        let entrance = Entrance { associations: associations.clone(), systems, gate, inbox, limits, room };
         let accept = entrance.accept(port, tasks.clone(), stop.clone());
         let stopped = stop.clone();
         tasks.spawn(async move {
@@ -114,7 +119,7 @@ struct Visitor {
 struct Entrance {
     associations: Associations,
     /// Who we are.
-    system: Arc<str>,
+    systems: Arc<[Arc<str>]>,
     gate: Arc<dyn Gate>,
     inbox: mpsc::Sender<Inbound>,
     limits: Limits,
@@ -253,7 +258,7 @@ impl Entrance {
         let peer = visitor.peer;
         match Control::parse(envelope.manifest, envelope.payload) {
             Ok(Control::HandshakeReq { from, to }) => {
-                if *to.system() != *self.system || from.uid != envelope.uid {
+                if !self.systems.iter().any(|system| **system == *to.system()) || from.uid != envelope.uid {
                     return refuse(Refused::Handshake);
                 }
                 match self.associations.greeted(&from, &to, peer).await {

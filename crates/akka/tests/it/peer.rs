@@ -41,7 +41,7 @@ pub(crate) fn limits() -> Limits {
 /// A node on a free port, and what comes out of it.
 pub(crate) async fn node(limits: Limits) -> (Node, mpsc::Receiver<Inbound>) {
     let advertised = Address::new("oms-server", "server.test", 10086).unwrap();
-    let options = Options { advertised, limits };
+    let options = Options { advertised, tracks: true, limits };
     let port = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
     Node::start(port, options, Arc::new(Loopback)).expect("the limits are good")
 }

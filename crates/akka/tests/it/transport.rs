@@ -53,6 +53,41 @@ async fn we_are_who_the_worker_dialled() {
     assert_eq!(back.message().await, None, "who we were is gone");
 }
 
+/// Workers tell who tracks an instance about its tasks, and take that for another worker.
+#[tokio::test]
+async fn we_are_who_tracks_an_instance_too_under_another_number() {
+    let (node, mut inbox) = node(limits()).await;
+    let us = address_of(&node);
+    let worker = Peer::new(7).await;
+    let mut control = worker.dial(&node, 1, &us).await;
+    let mut back = worker.accept().await;
+    let first = back.greets(&worker.me.address, &us).await;
+    control.send(&worker.introduction()).await;
+
+    let tracker = Address::new("oms", "127.0.0.1", node.local_addr().port()).unwrap();
+    let mut to_tracker = worker.dial(&node, 1, &tracker).await;
+    let Control::HandshakeRsp(second) = back.control().await else { panic!("it is not answered") };
+    assert_eq!(second.address, tracker);
+    assert_ne!(second.uid, first);
+    let asker = format!("{}/temp/x", worker.me.address);
+    let question = selection("task_tracker", b"map");
+    to_tracker.send(&frame(worker.me.uid, 6, &asker, &format!("{tracker}/"), "", &question)).await;
+    let asked = inbox.recv().await.unwrap();
+    assert_eq!((&asked.from, asked.actor.as_str()), (&worker.me.address, "task_tracker"));
+    node.associations().reply(&asked.reply.unwrap(), &b"done"[..]).await.unwrap();
+    let answer = back.message().await.unwrap();
+    assert_eq!((answer.uid, answer.recipient, answer.payload), (first, asker, b"done".to_vec()));
+
+    // One name is forgotten by the worker: the other one goes on.
+    control.send(&worker.control("a", "", &[&worker.me, &second])).await;
+    let greeting = back.next().await.unwrap();
+    let anew = UniqueAddress { address: tracker, uid: greeting.uid };
+    assert_ne!(anew.uid, second.uid);
+    assert_eq!(greeting.control(), Some(Control::HandshakeReq { from: anew, to: worker.me.address.clone() }));
+    node.associations().tell(&worker.me.address, "worker", &b"run"[..]).await.unwrap();
+    assert_eq!(back.message().await.unwrap().uid, first);
+}
+
 #[tokio::test]
 async fn two_workers_know_us_by_different_numbers() {
     let (node, _inbox) = node(limits()).await;
@@ -512,7 +547,7 @@ async fn whom_the_gate_refuses_is_neither_let_in_nor_dialled() {
 
     // Nor is anybody let in who looks for somebody else.
     let worker = Peer::new(8).await;
-    let _stream = worker.dial(&node, 2, &Address::new("oms", "127.0.0.1", 1).unwrap()).await;
+    let _stream = worker.dial(&node, 2, &Address::new("other", "127.0.0.1", 1).unwrap()).await;
     until("it is refused", to, |to| to.counters().refused(Refused::Handshake) == 2).await;
 }
 
@@ -574,7 +609,7 @@ async fn a_node_may_be_a_worker() {
     let us = address_of(&server);
     let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let me = Address::new("oms", "127.0.0.1", port.local_addr().unwrap().port()).unwrap();
-    let options = Options { advertised: me.clone(), limits: limits() };
+    let options = Options { advertised: me.clone(), tracks: false, limits: limits() };
     let (worker, mut told) = Node::start(port, options, std::sync::Arc::new(Loopback)).unwrap();
 
     worker.associations().tell(&us, "server_actor", &b"heartbeat"[..]).await.unwrap();

@@ -12,7 +12,6 @@ use tokio::time::Instant;
 use super::{Called, Held, Passed, Past, Session};
 use crate::dial::Tracked;
 use crate::translate;
-use crate::way::Speech;
 
 /// Whether the dispatch of an attempt is one that came before. The engine repeats those that it believes lost, and where
 /// everything is slow the second one is taken when the attempt has ended. Of the first it is known here whether it was
@@ -81,17 +80,12 @@ impl Session {
                 .await;
         };
         if matches!(dispatch.spec.mode, ExecutionMode::Map(_)) {
-            if self.who.way.speech() != Speech::Http {
-                let outcome = Outcome::Rejected { reason: Reason::PROCESSOR_MISSING };
-                let why = "maps that the server tracks run on workers with protocol HTTP";
-                return self.report(translate::ended_as(key, outcome, why)).await;
-            }
             if self.overloaded && !self.mapped.has(key) {
                 let outcome = Outcome::Rejected { reason: Reason::from_wire("overloaded") };
                 return self.report(translate::ended_as(key, outcome, "the worker has too many instances")).await;
             }
             self.around.workers.has_task(key, self.who.app, &self.who.address);
-            let next = self.mapped.dispatch(&dispatch, powerjob, &self.around.advertised);
+            let next = self.mapped.dispatch(&dispatch, powerjob, self.around.reports_to(self.who.way.speech()));
             return self.go_on(next).await;
         }
         if is_known(key, self.held.get(&key.instance), self.past.get(&key.instance)) {

@@ -32,7 +32,7 @@ use crate::mapped::{Call, Mapped, Next};
 use crate::messages::WorkerHeartbeat;
 use crate::translate;
 use crate::version::Family;
-use crate::way::Way;
+use crate::way::{Speech, Way};
 use crate::workers::{Timing, Told, Workers};
 
 /// How long a session waits for its partition, after which the next heartbeat tries again.
@@ -48,8 +48,20 @@ pub(crate) struct Surroundings {
     pub(crate) workers: Workers,
     pub(crate) log_lines: LogLines,
     pub(crate) timing: Timing,
-    /// Where workers report to that this server calls; empty if it has no port.
+    /// Where workers report to that this server calls.
     pub(crate) advertised: Arc<str>,
+    /// The same for those who speak Akka.
+    pub(crate) akka_advertised: Arc<str>,
+}
+
+impl Surroundings {
+    /// Where a worker that speaks so reports on tasks that the server tracks, if this server calls it.
+    pub(crate) fn reports_to(&self, speech: Speech) -> &str {
+        match speech {
+            Speech::Http => &self.advertised,
+            Speech::Akka(_) => &self.akka_advertised,
+        }
+    }
 }
 
 /// Who the worker is.

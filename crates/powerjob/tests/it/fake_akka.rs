@@ -64,7 +64,7 @@ impl AkkaWorker {
     pub fn start_to(server: Address, app: AppId, port: TcpListener, dialect: Dialect) -> AkkaWorker {
         let me = port.local_addr().expect("it is bound");
         let me = Address::new("oms", "127.0.0.1", me.port()).expect("an address");
-        let options = Options { advertised: me.clone(), limits: Limits::default() };
+        let options = Options { advertised: me.clone(), tracks: false, limits: Limits::default() };
         let (node, mut told) = Node::start(port, options, Arc::new(Anybody)).expect("it starts");
         let (sender, received) = mpsc::unbounded_channel();
         let trackers: Arc<Mutex<HashSet<i64>>> = Arc::default();

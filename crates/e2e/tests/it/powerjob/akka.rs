@@ -33,14 +33,15 @@ async fn s1_2_over_akka_the_oldest_and_the_newest_run_everything_beside_http() {
     yard.add(&programs[1], "http");
     yard.connected().await;
     let tries = async |worker: &str| -> Tried {
-        let (one, two, three, four, five) = tokio::join!(
+        let (one, two, three, four, five, six) = tokio::join!(
             features::standalone_and_log(&yard, worker),
             features::map_reduce(&yard, worker, 100, PATIENCE),
             features::retried(&yard, worker),
             features::stopped(&yard, worker),
             features::missing(&yard, worker),
+            features::tracked_map(&yard, worker, 300),
         );
-        one.and(two).and(three).and(four).and(five)
+        one.and(two).and(three).and(four).and(five).and(six)
     };
     // Each worker runs its own piece, so it does not matter who can talk to whom.
     let tracked = async || -> Tried {

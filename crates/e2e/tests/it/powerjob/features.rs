@@ -23,6 +23,9 @@ const A_WHILE: u32 = 20;
 /// The same where there are so many that a worker is short of breath for minutes.
 const A_LONG_WHILE: u32 = 300;
 
+/// Sub-tasks in one call of `map` to the server: each takes a KiB, and what a worker says over Akka ends at 128 KiB.
+const CALL: u32 = 100;
+
 pub type Tried = Result<(), String>;
 
 /// `Err` with the instance unless it holds.
@@ -79,7 +82,7 @@ pub async fn tracked_map(yard: &Yard, worker: &str, tasks: u32) -> Tried {
     let name = format!("tracked-map-{worker}-{tasks}");
     let settings = modes::Map { per_worker: Some(50), ..modes::Map::default() };
     let mode = ExecutionMode::Map(settings);
-    let spread = JobSpec { mode, ..job(&name, "Spread", Standalone, &format!("{tasks} 0"), Some(worker)) };
+    let spread = JobSpec { mode, ..job(&name, "Spread", Standalone, &format!("{tasks} 0 {CALL}"), Some(worker)) };
     let view = yard.ended(yard.run(&spread).await).await?;
     let counts = view.tasks.as_ref().map(|tasks| tasks.counts).unwrap_or_default();
     let all = u64::from(tasks);

@@ -183,17 +183,14 @@ async fn carry_out(Plan { protocol, versions, clients, big }: Plan) {
         let heavy = async {
             // Each of these keeps a JVM busy, and one that is starved loses news of its own sub-tasks.
             let _turn = turns.acquire().await.expect("nobody closes it");
-            let mut tried = vec![
+            vec![
                 ("BROADCAST", features::broadcast(&yard, version).await),
                 ("MAP, 200", features::map(&yard, version).await),
                 ("MAP_REDUCE, 500", features::map_reduce(&yard, version, 500, soon).await),
                 ("FIXED_RATE in the worker", features::repeated_in_worker(&yard, version).await),
+                ("MAP tracked by the server, 1000", features::tracked_map(&yard, version, 1000).await),
                 ("stop of a MAP", features::stopped_in_pieces(&yard, version).await),
-            ];
-            if protocol == Protocol::Http {
-                tried.push(("MAP tracked by the server, 1000", features::tracked_map(&yard, version, 1000).await));
-            }
-            tried
+            ]
         };
         let (mut light, heavy) = tokio::join!(light, heavy);
         light.extend(heavy);

@@ -13,12 +13,16 @@ final class Notes {
     private Notes() {
     }
 
-    /** Writes a line, and returns how many there are now. */
-    static int begun(TaskContext context) throws IOException {
+    /**
+     * Writes a line, and returns how many there are now, but not at once: a worker may lose an end that comes with its begin,
+     * one of 4.0 often.
+     */
+    static int begun(TaskContext context) throws IOException, InterruptedException {
         Path file = Paths.get(System.getProperty("compat.notes"), String.valueOf(context.getInstanceId()));
         String line = System.getProperty("compat.name") + " " + context.getTaskName() + " " + context.getTaskId() + "\n";
         byte[] bytes = line.getBytes(StandardCharsets.UTF_8);
         Files.write(file, bytes, StandardOpenOption.CREATE, StandardOpenOption.APPEND);
+        Thread.sleep(20);
         return Files.readAllLines(file).size();
     }
 }

@@ -15,13 +15,12 @@ public final class Processors {
     private Processors() {
     }
 
-    /** Logs a line and gives its parameters back, but not at once: workers before 4.1 may lose an end that comes with its begin. */
+    /** Logs a line and gives its parameters back. */
     public static class Echo implements BasicProcessor {
         @Override
         public ProcessResult process(TaskContext context) throws Exception {
             Notes.begun(context);
             context.getOmsLogger().info("echo of {}", context.getJobParams());
-            Thread.sleep(20);
             return new ProcessResult(true, context.getJobParams() + "|" + context.getInstanceParams());
         }
     }
@@ -88,7 +87,10 @@ public final class Processors {
         }
     }
 
-    /** In calls of 200, as the library recommends; parameters are a number and how long each sub-task takes in ms. */
+    /**
+     * In calls of 200, as the library recommends, unless it is told otherwise; parameters are a number, how long each
+     * sub-task takes in ms, and how many go into a call.
+     */
     private static ProcessResult spread(MapProcessor processor, boolean isRoot, TaskContext context) throws Exception {
         String[] params = context.getJobParams().split(" ");
         if (!isRoot) {
@@ -97,10 +99,11 @@ public final class Processors {
         }
         Notes.begun(context);
         int count = Integer.parseInt(params[0]);
+        int most = params.length > 2 ? Integer.parseInt(params[2]) : 200;
         List<String> batch = new ArrayList<>();
         for (int number = 0; number < count; number++) {
             batch.add("sub-task " + number);
-            if (batch.size() == 200 || number + 1 == count) {
+            if (batch.size() == most || number + 1 == count) {
                 processor.map(batch, "SUB");
                 batch = new ArrayList<>();
             }
