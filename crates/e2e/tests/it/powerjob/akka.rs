@@ -52,14 +52,7 @@ async fn s1_2_over_akka_the_oldest_and_the_newest_run_everything_beside_http() {
     let tried = tokio::join!(tries(OLD), tries(NEW), tries("http"), tracked());
     assert_eq!(tried, (Ok(()), Ok(()), Ok(()), Ok(())));
 
-    let mut running = Vec::new();
-    for worker in [OLD, NEW] {
-        running.push((worker, features::begin_before_the_server_is_killed(&yard, worker, 8000, 20).await));
-    }
-    yard.server.restart().await;
-    for (worker, running) in running {
-        assert_eq!(features::adopted(&yard, worker, running).await, Ok(()), "{worker}");
-    }
+    features::outlive_a_killed_server(&mut yard, &[OLD, NEW]).await;
 
     let mut killed = Vec::new();
     for worker in [OLD, NEW] {

@@ -237,6 +237,18 @@ pub async fn begin_before_the_server_is_killed(yard: &Yard, worker: &str, millis
     running
 }
 
+/// The server is killed while each of these runs something, and comes back.
+pub async fn outlive_a_killed_server(yard: &mut Yard, workers: &[&str]) {
+    let mut running = Vec::new();
+    for worker in workers {
+        running.push((worker, begin_before_the_server_is_killed(yard, worker, 8000, 20).await));
+    }
+    yard.server.restart().await;
+    for (worker, running) in running {
+        assert_eq!(adopted(yard, worker, running).await, Ok(()), "{worker}");
+    }
+}
+
 /// The server that came back adopted both: nothing ran a second time.
 pub async fn adopted(yard: &Yard, worker: &str, running: Running) -> Tried {
     let view = yard.ended(running.light).await?;

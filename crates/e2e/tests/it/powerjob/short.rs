@@ -49,14 +49,7 @@ async fn s1_2_workers_of_an_old_and_a_new_version_run_everything_and_outlive_a_k
     let tried = tokio::join!(tries(OLD), tries(NEW), everywhere(), tracked());
     assert_eq!(tried, (Ok(()), Ok(()), Ok(()), Ok(())));
 
-    let mut running = Vec::new();
-    for worker in [OLD, NEW] {
-        running.push((worker, features::begin_before_the_server_is_killed(&yard, worker, 8000, 20).await));
-    }
-    yard.server.restart().await;
-    for (worker, running) in running {
-        assert_eq!(features::adopted(&yard, worker, running).await, Ok(()), "{worker}");
-    }
+    features::outlive_a_killed_server(&mut yard, &[OLD, NEW]).await;
 }
 
 /// One app with workers of two versions of PowerJob, of which one lacks a class, and a native one.
