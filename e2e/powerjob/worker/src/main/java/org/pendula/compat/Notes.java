@@ -13,16 +13,18 @@ final class Notes {
     private Notes() {
     }
 
-    /**
-     * Writes a line, and returns how many there are now, but not at once: a worker may lose an end that comes with its begin,
-     * one of 4.0 often.
-     */
+    /** A worker may lose an end that comes with its begin, one of 4.0 often. */
+    static void pause() throws InterruptedException {
+        Thread.sleep(20);
+    }
+
+    /** Writes a line, and returns after a pause how many there are now. */
     static int begun(TaskContext context) throws IOException, InterruptedException {
         Path file = Paths.get(System.getProperty("compat.notes"), String.valueOf(context.getInstanceId()));
         String line = System.getProperty("compat.name") + " " + context.getTaskName() + " " + context.getTaskId() + "\n";
         byte[] bytes = line.getBytes(StandardCharsets.UTF_8);
         Files.write(file, bytes, StandardOpenOption.CREATE, StandardOpenOption.APPEND);
-        Thread.sleep(20);
+        pause();
         return Files.readAllLines(file).size();
     }
 }

@@ -48,7 +48,8 @@ public final class Processors {
     /** Once on each worker; takes as many milliseconds as its parameters say. */
     public static class Everywhere implements BroadcastProcessor {
         @Override
-        public ProcessResult preProcess(TaskContext context) {
+        public ProcessResult preProcess(TaskContext context) throws Exception {
+            Notes.pause();
             return new ProcessResult(true, "pre");
         }
 
