@@ -411,7 +411,7 @@ impl<S> Yard<S> {
 /// In one line.
 pub fn shown(view: &InstanceView) -> String {
     let (reason, message) = (view.reason.as_deref().unwrap_or(""), view.message.as_deref().unwrap_or(""));
-    format!("{:?} attempt {} {reason} {message} {}", view.state, view.attempt, result(view))
+    format!("{}: {:?} attempt {} {reason} {message} {}", view.job, view.state, view.attempt, result(view))
 }
 
 /// What an instance left behind, as text.

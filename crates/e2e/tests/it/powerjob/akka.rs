@@ -83,7 +83,7 @@ async fn s5_3_a_fleet_is_upgraded_from_4_0_1_to_5_1_1_while_a_job_fires_each_sec
             yard.upgrade(name, programs, protocol).await;
         }
     }
-    ticking.check(&yard, 20).await;
+    ticking.check(&yard, 10).await;
     assert_eq!(yard.complaints(), Vec::<String>::new());
 }
 

@@ -19,7 +19,7 @@ use rustix::process::Signal;
 
 /// Milliseconds that a sub-task takes. A worker that is told of its end and of its begin in the same moment may take the
 /// end for old news, and waits for it for ever.
-const A_WHILE: u32 = 20;
+const A_WHILE: u32 = 100;
 /// The same where there are so many that a worker is short of breath for minutes.
 const A_LONG_WHILE: u32 = 300;
 

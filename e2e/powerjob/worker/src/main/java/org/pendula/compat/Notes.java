@@ -13,13 +13,17 @@ final class Notes {
     private Notes() {
     }
 
-    /** A worker may lose an end that comes with its begin, one of 4.0 often. */
-    static void pause() throws InterruptedException {
-        Thread.sleep(20);
+    /** A worker may lose an end that comes with its begin, one of 4.0 often, and on a busy machine all the more. */
+    static void pause() {
+        try {
+            Thread.sleep(200);
+        } catch (InterruptedException interrupted) {
+            Thread.currentThread().interrupt();
+        }
     }
 
     /** Writes a line, and returns after a pause how many there are now. */
-    static int begun(TaskContext context) throws IOException, InterruptedException {
+    static int begun(TaskContext context) throws IOException {
         Path file = Paths.get(System.getProperty("compat.notes"), String.valueOf(context.getInstanceId()));
         String line = System.getProperty("compat.name") + " " + context.getTaskName() + " " + context.getTaskId() + "\n";
         byte[] bytes = line.getBytes(StandardCharsets.UTF_8);

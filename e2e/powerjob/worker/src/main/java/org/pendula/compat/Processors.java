@@ -61,7 +61,8 @@ public final class Processors {
         }
 
         @Override
-        public ProcessResult postProcess(TaskContext context, List<TaskResult> results) {
+        public ProcessResult postProcess(TaskContext context, List<TaskResult> results) throws Exception {
+            Notes.pause();
             return new ProcessResult(true, "results=" + results.size());
         }
     }
@@ -83,6 +84,7 @@ public final class Processors {
 
         @Override
         public ProcessResult reduce(TaskContext context, List<TaskResult> results) {
+            Notes.pause();
             long good = results.stream().filter(TaskResult::isSuccess).count();
             return new ProcessResult(true, "good=" + good);
         }
