@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
 use crate::exact_case::ExactCase;
+use crate::way::unmark;
 
 /// How long a connection may be idle. Workers drop theirs after 75 s, and lose what they write to one that we dropped
 /// first.
@@ -59,6 +60,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, routes: Router) -> Result<()
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |mut request: Request<Incoming>| {
         set_client(request.extensions_mut(), peer);
+        unmark(request.headers_mut());
         let answer = routes.clone().oneshot(request.map(Body::new));
         async move { keep_or_hang_up(answer.await) }
     });

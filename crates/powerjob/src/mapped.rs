@@ -29,6 +29,8 @@ const CONFIRMED_WITHIN: Duration = Duration::from_secs(20);
 const IDLE: Duration = Duration::from_secs(5);
 /// A worker that could not be told to stop is told again this often.
 const STOP_AGAIN: Duration = Duration::from_secs(5);
+/// Ends that are remembered: orders that the engine repeats after 5 s are not others.
+const REMEMBERED: Duration = Duration::from_secs(60);
 /// The longest time that a worker understands, in milliseconds. The engine watches times itself.
 const NO_TIMEOUT: i64 = 2_147_483_647;
 
@@ -37,6 +39,8 @@ const NO_TIMEOUT: i64 = 2_147_483_647;
 pub(crate) struct Mapped {
     /// By instance, as the worker makes them.
     trackers: HashMap<InstanceId, Tracker>,
+    /// What is over, and since when.
+    past: HashMap<AttemptKey, Instant>,
 }
 
 struct Task {
@@ -137,8 +141,8 @@ impl Mapped {
 
     pub(crate) fn dispatch(&mut self, dispatch: &Dispatch, powerjob: &PowerJob, report_to: &str) -> Next {
         let key = dispatch.key();
-        // Sent again: an order that is on its way or was taken is confirmed, or lost.
-        if self.has(key) {
+        // Sent again: an order that is on its way or was taken is confirmed, or lost; and what has ended has.
+        if self.has(key) || self.past.contains_key(&key) {
             return Next::default();
         }
         let now = Instant::now();
@@ -196,7 +200,16 @@ impl Mapped {
         if was_ending && waiting.is_empty() && is_idle {
             self.trackers.remove(&instance);
         }
-        next.calls.extend(waiting.into_iter().map(|(key, request)| Call::Start { key, request: Box::new(request) }));
+        for (key, request) in waiting {
+            match self.task(key).filter(|task| task.ended.is_none()).map(|task| task.is_stopping) {
+                Some(false) => next.calls.push(Call::Start { key, request: Box::new(request) }),
+                // It was never sent.
+                Some(true) => {
+                    next.reports.extend(self.end(key, translate::ended_as(key, Outcome::Stopped, "")).reports)
+                }
+                None => {}
+            }
+        }
         next
     }
 
@@ -306,6 +319,7 @@ impl Mapped {
     /// Looks for what is lost, or idle, or goes on after it was told to stop.
     pub(crate) fn look(&mut self, lost_after: Duration) -> Next {
         let mut next = Next::default();
+        self.past.retain(|_, since| since.elapsed() < REMEMBERED);
         let running = self.trackers.values().flat_map(Tracker::running);
         let unconfirmed = running.filter(|(_, task)| !task.is_confirmed && task.sent.elapsed() > CONFIRMED_WITHIN);
         let unconfirmed: Vec<_> = unconfirmed.map(|(key, _)| key).collect();
@@ -324,7 +338,7 @@ impl Mapped {
             if !tracker.tasks.is_empty() {
                 tracker.idle_since = None;
             } else if since.elapsed() > IDLE && !tracker.is_ending {
-                tracker.is_ending = true;
+                (tracker.is_ending, tracker.stop_sent) = (true, Some(Instant::now()));
                 next.calls.push(Call::Stop { instance: *instance });
             }
             let again = tracker.stop_sent.is_some_and(|at| at.elapsed() > STOP_AGAIN);
@@ -360,6 +374,9 @@ impl Mapped {
 
     fn over(&mut self, key: AttemptKey) {
         let task = self.trackers.get_mut(&key.instance).and_then(|tracker| tracker.tasks.remove(&key));
+        if task.is_some() {
+            self.past.insert(key, Instant::now());
+        }
         for answer in task.into_iter().flat_map(|task| task.ended.unwrap_or_default()) {
             let _ = answer.send(true);
         }
@@ -497,6 +514,42 @@ mod tests {
         assert!(matches!(mapped.look(Duration::MAX).calls[..], [Call::Stop { instance }] if instance == InstanceId(7)));
         mapped.stopped(InstanceId(7), Ok(()));
         assert_eq!(mapped.trackers.keys().copied().collect::<Vec<_>>(), [other.instance]);
+    }
+
+    /// The engine repeats what it believes lost, and the repeat may be taken when the end is on disk.
+    #[test]
+    fn an_order_that_is_repeated_after_its_end_is_no_other_one() {
+        let mut mapped = Mapped::default();
+        let (dispatch, powerjob) = dispatch(1);
+        mapped.dispatch(&dispatch, &powerjob, "127.0.0.1:1");
+        mapped.sent(key(1), Ok(()));
+        mapped.end(key(1), translate::ended_as(key(1), Outcome::Succeeded, ""));
+        mapped.acknowledged(key(1));
+        assert!(!mapped.has(key(1)));
+        assert!(mapped.dispatch(&dispatch, &powerjob, "127.0.0.1:1").calls.is_empty());
+        let next = Dispatch { attempt: 2, ..dispatch };
+        assert!(matches!(mapped.dispatch(&next, &powerjob, "127.0.0.1:1").calls[..], [Call::Start { .. }]));
+    }
+
+    /// What waits for the end of a tracker and is stopped meanwhile is not begun.
+    #[test]
+    fn what_is_stopped_before_it_was_sent_is_not_sent() {
+        let mut mapped = Mapped::default();
+        let (first, powerjob) = dispatch(1);
+        mapped.dispatch(&first, &powerjob, "127.0.0.1:1");
+        mapped.sent(key(1), Ok(()));
+        mapped.stop(key(1), false);
+        for task in [2, 3] {
+            let (dispatch, powerjob) = dispatch(task);
+            mapped.dispatch(&dispatch, &powerjob, "127.0.0.1:1");
+        }
+        mapped.stop(key(2), false);
+        mapped.stop(key(3), true);
+        let next = mapped.stopped(InstanceId(7), Ok(()));
+        assert!(next.calls.is_empty());
+        let mut ended: Vec<_> = next.reports.iter().map(|end| end.attempt).collect();
+        ended.sort_by_key(|key| key.task);
+        assert_eq!(ended, [key(1), key(2)]);
     }
 
     /// What is dispatched while the worker ends its tracker goes to the next one.

@@ -42,6 +42,11 @@ impl Spoken {
     }
 }
 
+/// Takes the mark from a message that did not come over Akka: only servers mark.
+pub(crate) fn unmark(headers: &mut HeaderMap) {
+    headers.remove(SPOKEN);
+}
+
 impl From<Spoken> for String {
     fn from(Spoken { dialect, process }: Spoken) -> String {
         match dialect {

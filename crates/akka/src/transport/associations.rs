@@ -241,13 +241,8 @@ impl Associations {
     /// A worker said who it is, over a connection from `peer`, and by which address it knows us.
     pub(super) async fn greeted(&self, from: &UniqueAddress, to: &Address, peer: IpAddr) -> Result<(), String> {
         let worker = &from.address;
-        let is_known = lock(&self.shared.table).workers.contains_key(worker);
-        if !is_known {
-            // Whom we would not dial need not wait for an answer, and takes no place.
-            let target = self.shared.gate.target(worker, Some(peer));
-            let deadline = Instant::now() + self.shared.limits.connect;
-            timeout_at(deadline, target).await.map_err(|_| "its address cannot be resolved in time".to_owned())??;
-        }
+        // Whom we would not dial need not wait for an answer, and takes no place.
+        self.may_be(from, peer).await?;
         let mut table = lock(&self.shared.table);
         let advertised = &self.shared.advertised.address;
         // Who dials us by another name does not say by which address it knows us as ourselves.
@@ -259,11 +254,26 @@ impl Associations {
         }
     }
 
-    /// A worker that we greeted said who it is; false when we did not, or it is gone.
-    pub(super) fn introduced(&self, from: &UniqueAddress, peer: IpAddr) -> bool {
+    /// A worker that we greeted said who it is; false when we did not, or it is gone, or it cannot be from there.
+    pub(super) async fn introduced(&self, from: &UniqueAddress, peer: IpAddr) -> bool {
+        let is_known = lock(&self.shared.table).workers.contains_key(&from.address);
+        if !is_known || self.may_be(from, peer).await.is_err() {
+            return false;
+        }
         let table = lock(&self.shared.table);
         let Some(association) = table.workers.get(&from.address).cloned() else { return false };
         self.met(table, &association, from.uid, None, peer)
+    }
+
+    /// Whether who says so from there can be that process: everybody may say anything, and who has the worker's place is
+    /// told what it is told, and nobody else any more.
+    async fn may_be(&self, from: &UniqueAddress, peer: IpAddr) -> Result<(), String> {
+        if self.known(from.uid, peer).as_ref() == Some(&from.address) {
+            return Ok(());
+        }
+        let target = self.shared.gate.target(&from.address, Some(peer));
+        let deadline = Instant::now() + self.shared.limits.connect;
+        timeout_at(deadline, target).await.map_err(|_| "its address cannot be resolved in time".to_owned())?.map(drop)
     }
 
     fn met(

@@ -271,7 +271,7 @@ impl Entrance {
             }
             // To a greeting of ours. Only whom we greeted has an association by now.
             Ok(Control::HandshakeRsp(from)) => {
-                if from.uid == envelope.uid && self.associations.introduced(&from, peer) {
+                if from.uid == envelope.uid && self.associations.introduced(&from, peer).await {
                     visitor.sender = Some(from);
                 } else {
                     refuse(Refused::Handshake);

@@ -34,16 +34,37 @@ impl Gate for Loopback {
     }
 }
 
+/// The same, but who is at 127.0.0.2 is of another app than the others.
+pub(crate) struct Apart;
+
+#[async_trait::async_trait]
+impl Gate for Apart {
+    fn admits(&self, peer: IpAddr) -> bool {
+        Loopback.admits(peer)
+    }
+
+    async fn target(&self, worker: &Address, peer: Option<IpAddr>) -> Result<SocketAddr, String> {
+        match peer {
+            Some(peer) if peer == IpAddr::from([127, 0, 0, 2]) => Err("it is of another app".to_owned()),
+            _ => Loopback.target(worker, peer).await,
+        }
+    }
+}
+
 pub(crate) fn limits() -> Limits {
     Limits { backoff: Duration::from_millis(1), backoff_max: Duration::from_millis(1), ..Limits::default() }
 }
 
 /// A node on a free port, and what comes out of it.
 pub(crate) async fn node(limits: Limits) -> (Node, mpsc::Receiver<Inbound>) {
+    node_with(limits, Loopback).await
+}
+
+pub(crate) async fn node_with(limits: Limits, gate: impl Gate) -> (Node, mpsc::Receiver<Inbound>) {
     let advertised = Address::new("oms-server", "server.test", 10086).unwrap();
     let options = Options { advertised, tracks: true, limits };
     let port = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
-    Node::start(port, options, Arc::new(Loopback)).expect("the limits are good")
+    Node::start(port, options, Arc::new(gate)).expect("the limits are good")
 }
 
 /// An envelope of its own.

@@ -9,7 +9,9 @@ use pendula_akka::transport::{AskError, Limits, Node, Options, Refused, SendErro
 use tokio::time::timeout;
 
 use crate::kryo::vectors;
-use crate::peer::{Loopback, Peer, SOON, ToServer, address_of, frame, limits, node, selection, until};
+use crate::peer::{
+    Apart, Loopback, Peer, SOON, ToServer, address_of, frame, limits, node, node_with, selection, until,
+};
 
 const WITHIN: Duration = Duration::from_secs(5);
 
@@ -362,6 +364,32 @@ async fn who_was_not_asked_for_long_is_asked_before_it_is_given_up() {
     control.send(&worker.introduction()).await;
     assert_eq!(back.message().await.unwrap().payload, selection("worker", b"run"));
     assert_eq!(told.await.unwrap(), Ok(()));
+}
+
+/// Everybody who is let in may claim to be anybody; who has a worker's place is the only one to be told what is for it.
+#[tokio::test]
+async fn who_cannot_be_a_worker_does_not_take_its_place() {
+    let (node, mut inbox) = node_with(limits(), Apart).await;
+    let us = address_of(&node);
+    let worker = Peer::new(7).await;
+    let (_control, mut ordinary, mut back) = worker.join(&node).await;
+    let to = node.associations();
+    to.tell(&worker.me.address, "worker", &b"one"[..]).await.unwrap();
+    back.message().await.unwrap();
+
+    let mut liar = ToServer::dial_from(&node, "127.0.0.2").await;
+    let mut claimed = Peer::new(9).await;
+    claimed.me.address = worker.me.address.clone();
+    liar.send(b"AKKA\x01").await;
+    liar.send(&claimed.handshake(&us)).await;
+    liar.send(&claimed.introduction()).await;
+    until("both are refused", to, |to| to.counters().refused(Refused::Handshake) == 2).await;
+
+    ordinary.send(&worker.message(&us, "", b"heartbeat")).await;
+    let inbound = inbox.recv().await.unwrap();
+    assert_eq!((&inbound.from, inbound.process), (&worker.me.address, 7));
+    to.tell(&worker.me, "worker", &b"two"[..]).await.unwrap();
+    assert_eq!(back.message().await.unwrap().payload, selection("worker", b"two"));
 }
 
 /// It was stopped in order, and its port answers no more; then it comes back.

@@ -11,7 +11,10 @@ use super::{Called, Held, Passed, Session};
 use crate::dial::{CallError, Tracked};
 use crate::messages::TaskTrackerReportInstanceStatusReq;
 use crate::translate;
+use crate::way::Way;
 
+/// So often in a row a drained worker is not reached that is gone.
+const MISSED: u32 = 2;
 /// Ends that are remembered, to tell the news of an earlier attempt from those of the current one.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
@@ -43,8 +46,10 @@ impl Session {
         self.go_on(next).await
     }
 
-    /// Looks whether the worker is there, by a question about nothing.
+    /// Looks whether the worker is there, by a question about nothing. Over Akka another process says by itself that it is
+    /// one; and where another server calls, nobody knows which of the two is away.
     pub(super) fn knock(&mut self) {
+        let Way::Http(_) = self.who.way else { return };
         let (dialer, way, pause) = (self.around.dialer.clone(), self.who.way.clone(), self.around.timing.look);
         self.calls.spawn(async move {
             tokio::time::sleep(pause).await;
@@ -72,10 +77,9 @@ impl Session {
                 return self.go_on(next).await;
             }
             Called::Looked(result) => {
-                match result {
-                    Err(CallError::NotSent(_)) => self.is_gone = true,
-                    _ => self.knock(),
-                }
+                self.missed = if matches!(result, Err(CallError::NotSent(_))) { self.missed + 1 } else { 0 };
+                self.is_gone = self.missed >= MISSED;
+                self.knock();
                 return Ok(());
             }
             called => called,

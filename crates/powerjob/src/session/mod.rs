@@ -84,6 +84,8 @@ struct Session {
     link: Link,
     /// It shall get nothing more, and cannot be told: it is looked whether it is there still.
     draining: bool,
+    /// How often in a row it was not.
+    missed: u32,
     is_gone: bool,
     overloaded: bool,
     heard_at: Instant,
@@ -168,13 +170,13 @@ pub(crate) async fn run(
     first: WorkerHeartbeat,
     mut told: mpsc::Receiver<Told>,
 ) {
-    let mut begins = Some(Box::new(first));
+    let (mut begins, mut is_anew) = (Some(Box::new(first)), false);
     while let Some(first) = begins.take() {
         if let Some(way) = &first.way {
             who.way = way.clone();
         }
         let info = translate::worker_info(&first);
-        match open(&around, &who, &first, info).await {
+        match open(&around, &who, &first, info, is_anew).await {
             Ok((mut session, mut errands)) => {
                 let (worker, version) = (&who.address, first.version.as_deref());
                 tracing::info!(%worker, version, app = %who.app, way = %who.way, "PowerJob worker connected");
@@ -185,7 +187,7 @@ pub(crate) async fn run(
                 tracing::info!(%worker, why, "PowerJob worker disconnected");
                 session.mapped.keys().for_each(|key| around.workers.forget_task(key, &who.address));
                 session.link.close().await;
-                begins = anew;
+                (begins, is_anew) = (anew, true);
             }
             Err(why) => tracing::debug!(worker = %who.address, why, "a PowerJob worker could not be connected"),
         }
@@ -200,12 +202,13 @@ enum Over {
     BeganAnew(Box<WorkerHeartbeat>),
 }
 
-/// Learns what the worker has, and introduces it to its partition.
+/// Learns what the worker has, and introduces it to its partition. `is_anew`: another process had its address until now.
 async fn open(
     around: &Surroundings,
     who: &Identity,
     first: &WorkerHeartbeat,
     info: WorkerInfo,
+    is_anew: bool,
 ) -> Result<(Session, Errands), String> {
     let partition = who.app.partition();
     let owned = async {
@@ -223,11 +226,13 @@ async fn open(
     });
     let asked: Vec<_> = asked.buffer_unordered(ASKED_AT_ONCE).collect().await;
     // What cannot be asked about may be there: reports will tell, or their absence.
-    let (gone, there): (Vec<_>, Vec<_>) =
-        asked.into_iter().partition(|(_, tracked)| matches!(tracked, Ok(Tracked::No)));
+    // What was just sent may be on its way to this very process: it is asked about again.
+    let is_gone = |tracked: &Result<_, _>| matches!(tracked, Ok(Tracked::No)) && !is_anew;
+    let (gone, there): (Vec<_>, Vec<_>) = asked.into_iter().partition(|(_, tracked)| is_gone(tracked));
     let keys = |rows: &[(Placed, _)]| rows.iter().map(|(row, _)| row.key).collect::<Vec<_>>();
-    let (mut running, finished) = (keys(&there), keys(&gone));
-    running.extend(mapped.iter().map(|placed| placed.key));
+    let (mut running, mut finished) = (keys(&there), keys(&gone));
+    // Of its tasks nobody is asked, and who had them is gone.
+    if is_anew { &mut finished } else { &mut running }.extend(mapped.iter().map(|placed| placed.key));
     let connected = around.gateway.connect(who.app, info.clone(), running, finished).await;
     let (link, errands) = connected.map_err(|error| error.to_string())?;
     let now = Instant::now();
@@ -238,6 +243,7 @@ async fn open(
         info,
         link,
         draining: false,
+        missed: 0,
         is_gone: false,
         overloaded: first.overload,
         heard_at: now,
@@ -247,14 +253,21 @@ async fn open(
         past: HashMap::new(),
         calls: JoinSet::new(),
     };
+    let mut ends = Vec::new();
     for Placed { key, stopping, .. } in mapped {
+        if is_anew {
+            let outcome = if stopping { Outcome::Stopped } else { Outcome::Lost };
+            ends.push(translate::ended_as(key, outcome, "another process has the worker's place"));
+            continue;
+        }
         around.workers.has_task(key, who.app, &who.address);
         session.mapped.adopt(key, stopping);
     }
-    for (Placed { key, is_bound, stopping, .. }, _) in there {
-        session.held.insert(key.instance, Held { started: true, stopping, is_bound, ..Held::of(key, now) });
+    for (Placed { key, is_bound, stopping, .. }, tracked) in there {
+        let unknown_since = matches!(tracked, Ok(Tracked::No)).then_some(now);
+        let held = Held { started: true, stopping, is_bound, unknown_since, ..Held::of(key, now) };
+        session.held.insert(key.instance, held);
     }
-    let mut ends = Vec::new();
     for (Placed { key, is_bound, stopping, .. }, _) in gone {
         session.held.insert(key.instance, Held { ended: Some(Vec::new()), is_bound, ..Held::of(key, now) });
         ends.push(match stopping {

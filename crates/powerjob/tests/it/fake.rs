@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ struct Inner {
     mute: Mutex<bool>,
     /// Goes on after a stop.
     stubborn: Mutex<bool>,
+    /// How often it was asked about an instance.
+    asked: AtomicUsize,
 }
 
 impl Drop for FakeWorker {
@@ -230,6 +233,11 @@ impl FakeWorker {
         answer
     }
 
+    /// How often it was asked about an instance.
+    pub fn asked(&self) -> usize {
+        self.inner.asked.load(Ordering::SeqCst)
+    }
+
     pub fn forget(&self, instance: i64) {
         self.inner.trackers.lock().expect("no panic").remove(&instance);
     }
@@ -306,6 +314,7 @@ async fn stop_instance(State(inner): Shared, body: String) -> Response {
 }
 
 async fn query_status(State(inner): Shared, body: String) -> Response {
+    inner.asked.fetch_add(1, Ordering::SeqCst);
     let (instance, _) = note(&inner, "queryInstanceStatus", &body);
     let known = inner.trackers.lock().expect("no panic").contains(&instance);
     let answer = match known {

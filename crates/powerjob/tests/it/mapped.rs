@@ -72,6 +72,26 @@ fn ok() -> Value {
     json!({ "success": true })
 }
 
+/// Nobody can be asked about a single task, and who had it is gone.
+#[tokio::test]
+async fn what_a_process_had_is_lost_as_soon_as_another_one_has_its_place() {
+    let world = World::new().await;
+    let mut worker = FakeWorker::start(world.gateway.local_addr, "demo").await;
+    worker.heartbeat().await;
+    world.sessions_are(1).await;
+    world.apply(split()).await;
+    let id = world.run("Split").await;
+    let root = worker.received("startTask").await;
+    assert_eq!(report(&worker, &root, RUNS, "").await, Value::Null);
+    until("it runs", async || tasks(&world, id).await.iter().any(|task| task.state == TaskState::Running)).await;
+    worker.version = "5.1.2";
+    worker.heartbeat().await;
+    let again = worker.received("startTask").await;
+    assert_ne!(again["taskId"], root["taskId"], "another attempt");
+    assert_eq!(report(&worker, &again, DONE, "").await, ok());
+    assert_eq!(world.ended(id).await.state, InstanceState::Succeeded);
+}
+
 #[tokio::test]
 async fn a_map_is_spread_by_the_server_and_every_task_is_ours() {
     let world = World::new().await;

@@ -435,6 +435,46 @@ async fn a_worker_that_began_anew_as_another_version_with_another_tag_is_known_a
     world.sessions_are(1).await;
 }
 
+/// An order may reach it before its first heartbeat reaches us, and it may not have begun when it is asked.
+#[tokio::test]
+async fn what_a_worker_that_began_anew_does_not_know_yet_is_not_lost_at_once() {
+    let timing = Timing { ask_again: Duration::from_secs(5), ..HURRY };
+    let world = World::with(&["powerjob.allow=demo=127.0.0.0/8"], timing).await;
+    let mut worker = FakeWorker::start(world.gateway.local_addr, "demo").await;
+    worker.heartbeat().await;
+    world.sessions_are(1).await;
+    world.apply(job("A", Standalone)).await;
+    let id = world.run("A").await;
+    worker.received("runJob").await;
+    worker.report(id.0, RUNS, (1000, 1010), None).await;
+    until("it runs", async || world.instance(id).await.state == InstanceState::Running).await;
+    worker.forget(id.0);
+    let before = worker.asked();
+    worker.version = "5.1.2";
+    worker.heartbeat().await;
+    until("it is asked", async || worker.asked() > before).await;
+    world.sessions_are(1).await;
+    worker.report(id.0, DONE, (1000, 1100), None).await;
+    let row = world.ended(id).await;
+    assert_eq!((row.state, row.attempt), (InstanceState::Succeeded, 1));
+}
+
+/// Only servers say of a message that it came over Akka.
+#[tokio::test]
+async fn s1_5_who_claims_over_http_to_speak_akka_is_not_believed() {
+    let world = World::new().await;
+    let worker = FakeWorker::start(world.gateway.local_addr, "demo").await;
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let url = format!("http://{}/server/workerHeartbeat", world.gateway.local_addr);
+    let heartbeat = client.post(url).header("pendula-powerjob-spoken", "named 7");
+    let sent = heartbeat.body(worker.heartbeat_message().to_string()).send().await;
+    assert_eq!(sent.expect("it answers").status(), 200);
+    world.sessions_are(1).await;
+    world.apply(job("A", Standalone)).await;
+    let id = world.run("A").await;
+    assert_eq!(worker.received("runJob").await["instanceId"], id.0);
+}
+
 /// How workers are replaced one by one: nothing is lost with one that has nothing.
 #[tokio::test]
 async fn a_drained_worker_gets_nothing_more_until_another_process_has_its_place() {
