@@ -1,6 +1,7 @@
 //! Maps that the server tracks: each task goes to a worker's processors by itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pendula_model::InstanceId;
 use pendula_model::TaskId;
@@ -10,11 +11,12 @@ use pendula_model::mode::{ExecutionMode, Map};
 use pendula_model::policy::{Delivery, Retry};
 use pendula_model::powerjob::PowerJobExecuteType;
 use pendula_model::task::Task;
+use pendula_powerjob::Timing;
 use pendula_store::TaskFilter;
 use serde_json::{Value, json};
 
 use crate::fake::FakeWorker;
-use crate::world::{World, job, until};
+use crate::world::{HURRY, World, job, until};
 
 const RECEIVED: i64 = 3;
 const RUNS: i64 = 4;
@@ -75,7 +77,9 @@ fn ok() -> Value {
 /// Nobody can be asked about a single task, and who had it is gone.
 #[tokio::test]
 async fn what_a_process_had_is_lost_as_soon_as_another_one_has_its_place() {
-    let world = World::new().await;
+    // Silence alone is no reason here.
+    let timing = Timing { lost_after: Duration::from_secs(3600), ..HURRY };
+    let world = World::with(&["powerjob.allow=demo=127.0.0.0/8"], timing).await;
     let mut worker = FakeWorker::start(world.gateway.local_addr, "demo").await;
     worker.heartbeat().await;
     world.sessions_are(1).await;
