@@ -119,6 +119,11 @@ impl Mapped {
         self.trackers.get(&key.instance).is_some_and(|tracker| tracker.tasks.contains_key(&key))
     }
 
+    /// Whether its order came before: one that is on its way or was taken is confirmed, or lost; and what has ended has.
+    pub(crate) fn knows(&self, key: AttemptKey) -> bool {
+        self.has(key) || self.past.contains_key(&key)
+    }
+
     fn task(&mut self, key: AttemptKey) -> Option<&mut Task> {
         self.trackers.get_mut(&key.instance)?.tasks.get_mut(&key)
     }
@@ -141,8 +146,7 @@ impl Mapped {
 
     pub(crate) fn dispatch(&mut self, dispatch: &Dispatch, powerjob: &PowerJob, report_to: &str) -> Next {
         let key = dispatch.key();
-        // Sent again: an order that is on its way or was taken is confirmed, or lost; and what has ended has.
-        if self.has(key) || self.past.contains_key(&key) {
+        if self.knows(key) {
             return Next::default();
         }
         let now = Instant::now();

@@ -80,20 +80,20 @@ impl Session {
                 .await;
         };
         if matches!(dispatch.spec.mode, ExecutionMode::Map(_)) {
-            if self.overloaded && !self.mapped.has(key) {
-                let outcome = Outcome::Rejected { reason: Reason::from_wire("overloaded") };
-                return self.report(translate::ended_as(key, outcome, "the worker has too many instances")).await;
+            if self.overloaded && !self.mapped.knows(key) {
+                return self.give_back_too_much(key).await;
             }
-            self.around.workers.has_task(key, self.who.app, &self.who.address);
             let next = self.mapped.dispatch(&dispatch, powerjob, self.around.reports_to(self.who.way.speech()));
+            if self.mapped.has(key) {
+                self.around.workers.has_task(key, self.who.app, &self.who.address);
+            }
             return self.go_on(next).await;
         }
         if is_known(key, self.held.get(&key.instance), self.past.get(&key.instance)) {
             return Ok(());
         }
         if self.overloaded {
-            let outcome = Outcome::Rejected { reason: Reason::from_wire("overloaded") };
-            return self.report(translate::ended_as(key, outcome, "the worker has too many instances")).await;
+            return self.give_back_too_much(key).await;
         }
         // An earlier attempt that was given up: its tracker is not this one's.
         for answer in self.over(key.instance) {
@@ -111,6 +111,12 @@ impl Session {
         self.send(&dispatch);
         Ok(())
     }
+
+    async fn give_back_too_much(&mut self, key: AttemptKey) -> Passed {
+        let outcome = Outcome::Rejected { reason: Reason::from_wire("overloaded") };
+        self.report(translate::ended_as(key, outcome, "the worker has too many instances")).await
+    }
+
     pub(super) fn send(&mut self, dispatch: &Dispatch) {
         let key = dispatch.key();
         let Processor::PowerJob(powerjob) = &dispatch.spec.processor else { return };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use pendula_akka::kryo::{Class, Dialect, Message, encode};
+use pendula_model::InstanceId;
 use pendula_model::instance::InstanceState;
 use pendula_model::job::JobSpec;
 use pendula_model::powerjob::PowerJobExecuteType::{MapReduce, Standalone};
@@ -23,6 +24,19 @@ fn for_tag(name: &str, tag: &str, execute_type: pendula_model::powerjob::PowerJo
     let mut spec = job(name, execute_type);
     spec.workers.labels.insert("tag".to_owned(), LabelRule::Is(tag.to_owned()));
     spec
+}
+
+/// A worker that beats, and an instance that it runs.
+async fn with_one_running(world: &World, dialect: Dialect) -> (AkkaWorker, InstanceId) {
+    let mut worker = AkkaWorker::start(world, dialect).await;
+    worker.beat(None);
+    world.sessions_are(1).await;
+    world.apply(job("a", Standalone)).await;
+    let id = world.run("a").await;
+    worker.received(Class::ServerScheduleJobReq).await;
+    worker.report(id.0, 3, "").await;
+    until("it is said to run", async || world.instance(id).await.state == InstanceState::Running).await;
+    (worker, id)
 }
 
 #[tokio::test]
@@ -138,14 +152,7 @@ async fn s5_2_a_worker_may_speak_something_else_after_its_next_start() {
 #[tokio::test]
 async fn s5_2_who_is_there_next_hears_nothing_until_it_has_spoken() {
     let world = world().await;
-    let mut worker = AkkaWorker::start(&world, Dialect::Plain).await;
-    worker.beat(None);
-    world.sessions_are(1).await;
-    world.apply(job("a", Standalone)).await;
-    let id = world.run("a").await;
-    worker.received(Class::ServerScheduleJobReq).await;
-    worker.report(id.0, 3, "").await;
-    until("it is said to run", async || world.instance(id).await.state == InstanceState::Running).await;
+    let (worker, id) = with_one_running(&world, Dialect::Plain).await;
     let at = worker.me.port();
     worker.close().await;
     let port = TcpListener::bind(("127.0.0.1", at)).await.expect("it is free");
@@ -196,14 +203,7 @@ async fn metrics_tell_what_the_transport_does() {
 async fn s5_3_a_server_that_starts_again_takes_over_what_runs() {
     for dialect in [Dialect::Plain, Dialect::Named] {
         let mut world = world().await;
-        let mut worker = AkkaWorker::start(&world, dialect).await;
-        worker.beat(None);
-        world.sessions_are(1).await;
-        world.apply(job("a", Standalone)).await;
-        let id = world.run("a").await;
-        worker.received(Class::ServerScheduleJobReq).await;
-        worker.report(id.0, 3, "").await;
-        until("it is said to run", async || world.instance(id).await.state == InstanceState::Running).await;
+        let (worker, id) = with_one_running(&world, dialect).await;
         world.restart().await;
         world.sessions_are(1).await;
         worker.report(id.0, 5, "").await;
@@ -215,13 +215,7 @@ async fn s5_3_a_server_that_starts_again_takes_over_what_runs() {
 #[tokio::test]
 async fn s5_6_what_cannot_be_read_changes_nothing() {
     let world = world().await;
-    let mut worker = AkkaWorker::start(&world, Dialect::Plain).await;
-    worker.beat(None);
-    world.sessions_are(1).await;
-    world.apply(job("a", Standalone)).await;
-    let id = world.run("a").await;
-    worker.received(Class::ServerScheduleJobReq).await;
-    worker.report(id.0, 3, "").await;
+    let (worker, id) = with_one_running(&world, Dialect::Plain).await;
     // Half of one dialect and half of the other, noise, a message for workers, one of somebody else's name.
     let heartbeat = Message::from_json(Class::WorkerHeartbeat, &worker.heartbeat_message(None)).expect("it fits");
     let named = encode(&heartbeat, Dialect::Named);
